@@ -1,0 +1,207 @@
+// Package httpapi is how every backend speaks HTTP: handlers that return errors, a router that
+// answers unknown paths and wrong methods with problems, strict bounded JSON in, JSON out, and
+// lists in pages.
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"mime"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+)
+
+// Handler answers a request or returns why it could not. An error that is not of package problem
+// becomes a 500 with a fixed sentence and is logged.
+type Handler func(w http.ResponseWriter, r *http.Request) error
+
+// Router dispatches by path and method. Unknown paths answer 404, known ones with another method
+// 405 with Allow, both as problems. HEAD is served by GET, OPTIONS by the router.
+type Router struct {
+	mux    *http.ServeMux
+	log    *slog.Logger
+	routes map[string]map[string]Handler
+}
+
+// NewRouter is a router without routes. log takes what goes wrong on our side.
+func NewRouter(log *slog.Logger) *Router {
+	rt := &Router{mux: http.NewServeMux(), log: log, routes: map[string]map[string]Handler{}}
+	rt.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		problem.Write(w, r, problem.New(problem.NotFound, "There is nothing at %s.", r.URL.Path))
+	})
+	return rt
+}
+
+// Handle adds a route. path is a pattern of http.ServeMux without a method.
+func (rt *Router) Handle(method, path string, h Handler) {
+	methods, ok := rt.routes[path]
+	if !ok {
+		methods = map[string]Handler{}
+		rt.routes[path] = methods
+		rt.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { rt.dispatch(w, r, methods) })
+	}
+	methods[method] = h
+}
+
+func (rt *Router) dispatch(w http.ResponseWriter, r *http.Request, methods map[string]Handler) {
+	h := methods[r.Method]
+	if h == nil && r.Method == http.MethodHead {
+		h = methods[http.MethodGet]
+	}
+	if h == nil {
+		allow := slices.Sorted(maps.Keys(methods))
+		if methods[http.MethodGet] != nil && methods[http.MethodHead] == nil {
+			allow = append(allow, http.MethodHead)
+		}
+		allow = append(allow, http.MethodOptions)
+		if r.Method == http.MethodOptions {
+			w.Header().Set("Allow", strings.Join(allow, ", "))
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		e := problem.New(problem.MethodNotAllowed, "%s is not allowed here, try %s.", printable(r.Method), strings.Join(allow, ", "))
+		e.Header = http.Header{"Allow": {strings.Join(allow, ", ")}}
+		problem.Write(w, r, e)
+		return
+	}
+	if err := h(w, r); err != nil {
+		rt.fail(w, r, err)
+	}
+}
+
+func (rt *Router) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e := problem.From(err)
+	if e.Code.Status() >= http.StatusInternalServerError {
+		rt.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	problem.Write(w, r, e)
+}
+
+// ServeHTTP dispatches the request.
+func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) { rt.mux.ServeHTTP(w, r) }
+
+// printable keeps a client's word short and free of control characters.
+func printable(s string) string {
+	if len(s) > 32 {
+		s = s[:32]
+	}
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' {
+			return -1
+		}
+		return c
+	}, s)
+}
+
+// ReadBody reads the whole body, at most limit bytes; a larger one is content-too-large.
+func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength > limit {
+		return nil, problem.New(problem.ContentTooLarge, "The body must not be larger than %d bytes.", limit)
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err == nil {
+		return b, nil
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, err
+	}
+	return nil, problem.New(problem.InvalidRequest, "The body could not be read to its end.").Because(err)
+}
+
+// DecodeJSON reads the body as exactly one JSON object into v, at most limit bytes. A wrong media
+// type is unsupported-media-type; malformed JSON, unknown members and wrong types are
+// invalid-request with a sentence that names the member.
+func DecodeJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	if ct := r.Header.Get("Content-Type"); ct != "" {
+		mt, _, err := mime.ParseMediaType(ct)
+		if err != nil || mt != "application/json" && !strings.HasSuffix(mt, "+json") && mt != "application/x-www-form-urlencoded" {
+			return problem.New(problem.UnsupportedMediaType, "The body must be JSON, sent as application/json.")
+		}
+	}
+	b, err := ReadBody(w, r, limit)
+	if err != nil {
+		return err
+	}
+	return UnmarshalStrict(b, v)
+}
+
+// UnmarshalStrict is DecodeJSON for bytes already read.
+func UnmarshalStrict(b []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return badJSON(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return problem.New(problem.InvalidRequest, "The body must hold one JSON value and nothing after it.")
+	}
+	return nil
+}
+
+func badJSON(err error) error {
+	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return problem.New(problem.InvalidRequest, "%q must be of type %s, not %s.", t.Field, t.Type, t.Value).Because(err)
+	}
+	if s, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return problem.New(problem.InvalidRequest, "The body is not valid JSON, it goes wrong at byte %d.", s.Offset).Because(err)
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return problem.New(problem.InvalidRequest, "The member %s is unknown.", printable(name)).Because(err)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return problem.New(problem.InvalidRequest, "The body is empty or ends in the middle of its JSON.").Because(err)
+	}
+	return problem.New(problem.InvalidRequest, "The body does not fit: %s.", printableSentence(err.Error())).Because(err)
+}
+
+func printableSentence(s string) string {
+	if len(s) > 200 {
+		s = s[:200]
+	}
+	return strings.ToValidUTF8(s, "")
+}
+
+// WriteJSON answers with v as JSON.
+func WriteJSON(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n'))
+	return nil
+}
+
+// Page is one page of a list. NextCursor is empty on the last one.
+type Page[T any] struct {
+	Items      []T    `json:"items"`
+	NextCursor string `json:"next_cursor,omitempty"`
+}
+
+// PageOf reads ?limit= (1 to 1000, default 50) and ?cursor= (opaque, empty for the first page).
+func PageOf(r *http.Request) (limit int, cursor string, err error) {
+	q := r.URL.Query()
+	limit = 50
+	if s := q.Get("limit"); s != "" {
+		limit, err = strconv.Atoi(s)
+		if err != nil || limit < 1 || limit > 1000 {
+			return 0, "", problem.New(problem.InvalidRequest, "limit must be a whole number from 1 to 1000.")
+		}
+	}
+	cursor = q.Get("cursor")
+	if len(cursor) > 256 {
+		return 0, "", problem.New(problem.InvalidRequest, "cursor is not one that this list gave out.")
+	}
+	return limit, cursor, nil
+}

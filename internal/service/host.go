@@ -1,0 +1,251 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+)
+
+// drainTime bounds how long Close waits for background work and requests in flight.
+const drainTime = 30 * time.Second
+
+// Settings are what all backends of one configuration share.
+type Settings struct {
+	// DataDir holds everything that is kept: the database, objects and generated keys. Created with
+	// mode 0700 at start. Default: "./data".
+	DataDir string `json:"data_dir,omitempty"`
+	// Region names where this instance runs; it is shown, never guessed. Default: empty.
+	Region string `json:"region,omitempty"`
+	// Secrets are the named secret sets and where each is read from.
+	Secrets map[string]secret.Source `json:"secrets,omitempty"`
+}
+
+// Host runs the backends of one configuration. Backends are opened on first need, dependencies
+// first, and live until Close.
+type Host struct {
+	*Node
+	// Log is the parent of each backend's logger. Never nil.
+	Log *slog.Logger
+	// Region is Settings.Region.
+	Region string
+
+	secrets map[string]*secret.Set
+	opener  func(name string) (Opener, error)
+
+	mu      sync.Mutex
+	hosted  map[string]*hosted
+	opening []string // the chain of backends being opened, to see a cycle
+	closed  bool
+	runs    sync.WaitGroup
+	runCtx  context.Context
+	stop    context.CancelFunc
+}
+
+type hosted struct {
+	service  Service
+	requests atomic.Int64
+}
+
+// LoadSecrets reads every named set. It has no side effects, so it may run where a configuration is only checked.
+func (s Settings) LoadSecrets() (map[string]*secret.Set, error) {
+	sets := make(map[string]*secret.Set, len(s.Secrets))
+	for _, name := range slices.Sorted(maps.Keys(s.Secrets)) {
+		set, err := s.Secrets[name].Load(name)
+		if err != nil {
+			return nil, err
+		}
+		sets[name] = set
+	}
+	return sets, nil
+}
+
+// NewHost opens the data directory. opener gives the configuration of a backend by name; its error
+// for an unknown name says which names there are.
+func NewHost(ctx context.Context, s Settings, log *slog.Logger, opener func(name string) (Opener, error)) (*Host, error) {
+	secrets, err := s.LoadSecrets()
+	if err != nil {
+		return nil, err
+	}
+	dir := s.DataDir
+	if dir == "" {
+		dir = "data"
+	}
+	node, err := openNode(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Node: node, Log: logger(log), Region: s.Region, secrets: secrets, opener: opener, hosted: map[string]*hosted{}}
+	h.runCtx, h.stop = context.WithCancel(context.Background())
+	return h, nil
+}
+
+// Secret is the named secret set.
+func (h *Host) Secret(name string) (*secret.Set, error) {
+	if s, ok := h.secrets[name]; ok {
+		return s, nil
+	}
+	return nil, fmt.Errorf("there is no secret named %q, known are: %s", name, list(slices.Sorted(maps.Keys(h.secrets))))
+}
+
+// Open opens and runs the named backends that are not open yet.
+func (h *Host) Open(ctx context.Context, names ...string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, name := range names {
+		if _, err := h.open(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open is Open for one name; the caller holds h.mu. Openers come back to it through Need.
+func (h *Host) open(ctx context.Context, name string) (*hosted, error) {
+	if b, ok := h.hosted[name]; ok {
+		return b, nil
+	}
+	if h.closed {
+		return nil, errors.New("the host is closed")
+	}
+	if slices.Contains(h.opening, name) {
+		return nil, fmt.Errorf("backends need each other in a circle: %s, %s", strings.Join(h.opening, ", "), name)
+	}
+	opener, err := h.opener(name)
+	if err != nil {
+		return nil, err
+	}
+	h.opening = append(h.opening, name)
+	s, err := opener.Open(ctx, h)
+	h.opening = h.opening[:len(h.opening)-1]
+	if err != nil {
+		return nil, fmt.Errorf("opening backend %s: %w", name, err)
+	}
+	b := &hosted{service: s}
+	h.hosted[name] = b
+	h.runs.Go(func() {
+		if err := s.Run(h.runCtx); err != nil && h.runCtx.Err() == nil {
+			h.Log.Error("backend stopped working", "backend", name, "error", err)
+		}
+	})
+	return b, nil
+}
+
+// Need gives an Opener the backend that its own depends on, opening it first. T is the interface
+// that the caller declares for what it needs; a backend that does not have it is an error.
+// It may be called only from inside Opener.Open.
+func Need[T any](ctx context.Context, h *Host, name string) (T, error) {
+	var none T
+	b, err := h.open(ctx, name)
+	if err != nil {
+		return none, err
+	}
+	t, ok := b.service.(T)
+	if !ok {
+		return none, fmt.Errorf("backend %s does not offer %T", name, &none)
+	}
+	return t, nil
+}
+
+// Service is the open backend of that name, or nil if Open was not called for it.
+func (h *Host) Service(name string) Service {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if b, ok := h.hosted[name]; ok {
+		return b.service
+	}
+	return nil
+}
+
+// Handler serves the open backend of that name and counts its requests in flight, so that Close
+// can wait for them.
+func (h *Host) Handler(name string) (http.Handler, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b, ok := h.hosted[name]
+	if !ok {
+		return nil, fmt.Errorf("backend %s is not open", name)
+	}
+	return b, nil
+}
+
+func (b *hosted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.requests.Add(1)
+	defer b.requests.Add(-1)
+	b.service.ServeHTTP(w, r)
+}
+
+// Check asks every open backend for its health and returns the errors by name, nil for a healthy one.
+func (h *Host) Check(ctx context.Context) map[string]error {
+	h.mu.Lock()
+	services := make(map[string]Service, len(h.hosted))
+	for name, b := range h.hosted {
+		services[name] = b.service
+	}
+	h.mu.Unlock()
+	health := make(map[string]error, len(services))
+	for name, s := range services {
+		health[name] = s.Check(ctx)
+	}
+	return health
+}
+
+// Close stops the background work, waits until it is drained and no request is in flight (30 s at
+// most), and gives the node back.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	hostedNow := slices.Collect(maps.Values(h.hosted))
+	h.mu.Unlock()
+
+	h.stop()
+	deadline := time.Now().Add(drainTime)
+	drained := make(chan struct{})
+	go func() {
+		h.runs.Wait()
+		close(drained)
+	}()
+	var late error
+	select {
+	case <-drained:
+	case <-time.After(drainTime):
+		late = fmt.Errorf("background work was not drained in %s", drainTime)
+	}
+	for _, b := range hostedNow {
+		for b.requests.Load() > 0 && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	for _, b := range hostedNow {
+		if c, ok := b.service.(interface{ Close() error }); ok {
+			late = errors.Join(late, c.Close())
+		}
+	}
+	return errors.Join(late, h.release())
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// Unavailable is the answer while a backend cannot be reached.
+func Unavailable(name string, cause error) error {
+	return (&problem.Error{Code: problem.Unavailable, Detail: "The backend " + name + " is starting or stopping.", RetryAfter: time.Second}).Because(cause)
+}

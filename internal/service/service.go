@@ -1,0 +1,34 @@
+// Package service is the lifecycle of the bundled backends: the contract that each of them keeps,
+// and the Host that opens them in order of need, runs them, and stops them after a drain. It knows
+// no Caddy, so the gateway and cmd/backends host the very same values.
+package service
+
+import (
+	"context"
+	"net/http"
+)
+
+// Service is a bundled backend that is ready to answer.
+type Service interface {
+	// ServeHTTP is the whole HTTP API. It works from the moment the service was opened until it is
+	// closed, also before Run starts and after it returns.
+	http.Handler
+	// Run does the background work until ctx ends and returns when that work is drained. A service
+	// without background work returns when ctx ends. During a reload two instances run at once, so
+	// every loop holds a lease or is idempotent.
+	Run(ctx context.Context) error
+	// Check says whether the service can do its work now; it obeys ctx and changes nothing.
+	Check(ctx context.Context) error
+}
+
+// Opener is the configuration of one backend. Its zero value is a working default.
+type Opener interface {
+	// Open makes the service from what the host has. It may migrate tables and read files, and it
+	// starts nothing: that is Run's.
+	Open(ctx context.Context, h *Host) (Service, error)
+}
+
+// SubjectHeader names the authenticated subject in a request to a backend. The gateway sets it
+// from {http.auth.user.id} after deleting what the client sent; a proxy in front of cmd/backends
+// must do the same.
+const SubjectHeader = "Gatehouse-Subject"

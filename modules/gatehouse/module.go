@@ -1,0 +1,299 @@
+// Package gatehouse is the Caddy app of that name: what the directives share. It hosts the bundled
+// backends, which its guests bring, and gives them one data directory and one lifecycle.
+package gatehouse
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap/exp/zapslog"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
+)
+
+// Namespace is where the bundled backends are registered as Caddy modules.
+const Namespace = "gatehouse.backends"
+
+const (
+	// startWait bounds how long a request waits for the app while the configuration starts.
+	startWait = 5 * time.Second
+	// serverGC is the garbage collector's percentage for a server: about 12 % less CPU per request
+	// for some tens of MiB. GOGC overrides it.
+	serverGC = 400
+	// tightMemory is the memory limit below which Go's own default percentage stays.
+	tightMemory = 512 << 20
+)
+
+// App is the app `gatehouse`. With nothing set it keeps everything in ./data and needs no service.
+type App struct {
+	service.Settings
+
+	// BackendsRaw are the settings of the bundled backends, by name. A backend that is used but not
+	// named here has its defaults.
+	BackendsRaw caddy.ModuleMap `json:"backends,omitempty" caddy:"namespace=gatehouse.backends"`
+
+	ctx     caddy.Context
+	log     *slog.Logger
+	openers map[string]service.Opener
+	secrets map[string]*secret.Set
+	key     [sha256.Size]byte // of everything that the host depends on
+	mu      sync.Mutex
+	used    []string
+	held    bool // this app has a reference on hosts[key]
+	host    atomic.Pointer[service.Host]
+	started chan struct{}
+}
+
+// hosts are the running hosts by the hash of their settings. A reload that changes no setting of
+// the app goes on with the host that runs; nothing in it restarts.
+var hosts = caddy.NewUsagePool()
+
+// draining counts hosts that are being closed, so that the process does not end before them.
+var draining sync.WaitGroup
+
+type pooledHost struct{ *service.Host }
+
+// Destruct closes the host after a drain: in the background during a reload, where old requests are
+// still in flight, and before returning when the process ends.
+func (p pooledHost) Destruct() error {
+	draining.Go(func() {
+		if err := p.Close(); err != nil {
+			p.Log.Error("closing the backends", "error", err)
+		}
+	})
+	if caddy.Exiting() {
+		draining.Wait()
+	}
+	return nil
+}
+
+// Provision checks the settings and loads the guests. It opens, dials and starts nothing.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx, a.started = ctx, make(chan struct{})
+	a.log = slog.New(zapslog.NewHandler(ctx.Logger().Core(), zapslog.WithName("gatehouse")))
+	secrets, err := a.LoadSecrets()
+	if err != nil {
+		return err
+	}
+	a.secrets = secrets
+	if err = a.hash(); err != nil {
+		return err
+	}
+	a.openers = map[string]service.Opener{}
+	loaded, err := ctx.LoadModule(a, "BackendsRaw")
+	if err != nil {
+		return fmt.Errorf("loading the backends: %w", err)
+	}
+	for name, m := range loaded.(map[string]any) {
+		if err = a.add(name, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hash identifies the settings and the secrets in force, so that a changed key file makes a new host.
+func (a *App) hash() error {
+	h := sha256.New()
+	if err := json.NewEncoder(h).Encode(struct {
+		service.Settings
+		Backends caddy.ModuleMap
+	}{a.Settings, a.BackendsRaw}); err != nil {
+		return fmt.Errorf("encoding the settings: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.secrets)) {
+		for _, v := range a.secrets[name].Versions() {
+			_, _ = h.Write(v.Value.Reveal())
+		}
+	}
+	h.Sum(a.key[:0])
+	return nil
+}
+
+func (a *App) add(name string, module any) error {
+	o, ok := module.(service.Opener)
+	if !ok {
+		return fmt.Errorf("backend %s: module %T is not a backend", name, module)
+	}
+	a.openers[name] = o
+	return nil
+}
+
+// Start opens the data directory and the backends that this configuration uses.
+func (a *App) Start() error {
+	setGC()
+	pooled, _, err := hosts.LoadOrNew(a.key, func() (caddy.Destructor, error) {
+		h, err := service.NewHost(context.Background(), a.Settings, a.log, a.opener)
+		return pooledHost{h}, err
+	})
+	if err != nil {
+		return err
+	}
+	a.held = true
+	host := pooled.(pooledHost).Host
+	a.mu.Lock()
+	names := slices.Clone(a.used)
+	a.mu.Unlock()
+	for name := range a.openers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if err = host.Open(context.Background(), slices.Compact(names)...); err != nil {
+		return err
+	}
+	a.host.Store(host)
+	close(a.started)
+	return nil
+}
+
+// Stop does nothing: requests in flight still need the backends. Cleanup gives them back.
+func (a *App) Stop() error { return nil }
+
+// Cleanup gives the host back if Start took it.
+func (a *App) Cleanup() error {
+	if !a.held {
+		return nil
+	}
+	a.held = false
+	_, err := hosts.Delete(a.key)
+	return err
+}
+
+// opener is the settings of the named backend: as configured, or its defaults.
+func (a *App) opener(name string) (service.Opener, error) {
+	if o, ok := a.openers[name]; ok {
+		return o, nil
+	}
+	if err := known(name); err != nil {
+		return nil, err
+	}
+	info, _ := caddy.GetModule(Namespace + "." + name)
+	o, ok := info.New().(service.Opener)
+	if !ok {
+		return nil, fmt.Errorf("module %s is not a backend", info.ID)
+	}
+	return o, nil
+}
+
+// known says whether this build has a backend of that name.
+func known(name string) error {
+	var names []string
+	for _, info := range caddy.GetModules(Namespace) {
+		if info.ID.Name() == name {
+			return nil
+		}
+		names = append(names, info.ID.Name())
+	}
+	return errors.New(dispense.Unknown("backend", name, names))
+}
+
+// Secret is the named secret set, for the Provision of a directive.
+func (a *App) Secret(name string) (*secret.Set, error) {
+	if s, ok := a.secrets[name]; ok {
+		return s, nil
+	}
+	names := slices.Sorted(maps.Keys(a.secrets))
+	return nil, errors.New(dispense.Unknown("secret", name, names) +
+		"; name it in the global options: gatehouse { secret " + name + " file PATH }")
+}
+
+// Ref is a directive's hold on a backend. T is what the directive needs of it.
+type Ref[T any] struct {
+	app    *App
+	name   string
+	loaded atomic.Pointer[T]
+}
+
+// Of is the app of the configuration being provisioned, with its defaults if it is not configured.
+func Of(ctx caddy.Context) (*App, error) {
+	a, err := ctx.App("gatehouse")
+	if err != nil {
+		return nil, err
+	}
+	return a.(*App), nil
+}
+
+// Need says in a directive's Provision that it uses the named backend, and returns the hold on it.
+func Need[T any](ctx caddy.Context, name string) (*Ref[T], error) {
+	app, err := Of(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err = known(name); err != nil {
+		return nil, err
+	}
+	app.mu.Lock()
+	app.used = append(app.used, name)
+	app.mu.Unlock()
+	return &Ref[T]{app: app, name: name}, nil
+}
+
+// Get is the backend, ready to answer. While the configuration starts it waits for it, at most 5 s.
+func (r *Ref[T]) Get(ctx context.Context) (T, error) {
+	if t := r.loaded.Load(); t != nil {
+		return *t, nil
+	}
+	var none T
+	host, err := r.app.wait(ctx)
+	if err != nil {
+		return none, service.Unavailable(r.name, err)
+	}
+	t, ok := host.Service(r.name).(T)
+	if !ok {
+		return none, service.Unavailable(r.name, fmt.Errorf("backend %s does not offer %T", r.name, &none))
+	}
+	r.loaded.Store(&t)
+	return t, nil
+}
+
+// Handler is the backend's HTTP API, counted as in flight until it returns.
+func (r *Ref[T]) Handler(ctx context.Context) (http.Handler, error) {
+	host, err := r.app.wait(ctx)
+	if err != nil {
+		return nil, service.Unavailable(r.name, err)
+	}
+	return host.Handler(r.name)
+}
+
+func (a *App) wait(ctx context.Context) (*service.Host, error) {
+	if h := a.host.Load(); h != nil {
+		return h, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	select {
+	case <-a.started:
+		return a.host.Load(), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+var setGC = sync.OnceFunc(func() {
+	if os.Getenv("GOGC") == "" && debug.SetMemoryLimit(-1) >= tightMemory {
+		debug.SetGCPercent(serverGC)
+	}
+})
+
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

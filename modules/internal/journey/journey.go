@@ -1,0 +1,28 @@
+// Package journey is the order in which a request passes our directives. It is one slice, because
+// Caddy can order a directive only relative to one of its own, and keeps several that are put
+// before the same one in the order of their registration. Every module imports it, so a build with
+// one module alone has its place as well.
+package journey
+
+import "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+// Stop is one directive and the standard directive that it stands before.
+type Stop struct{ Directive, Before string }
+
+// Stops is the journey, first to last.
+var Stops = []Stop{
+	{"limit", "basic_auth"},          // per client, before anything costs: no key is looked up and no body read for a flood
+	{"webhook_verify", "basic_auth"}, // a sender proves itself by signature, so it stands where users do by token
+	{"jwt_auth", "basic_auth"},       // from here on the request has an identity
+	{"quota", "request_header"},      // per identity, so after every kind of authentication
+	{"api_version", "encode"},        // settles the path that caches and routes see
+	{"http_cache", "encode"},         // after authentication and limits: a hit is neither free nor anonymous; holds encoded variants
+	{"split", "reverse_proxy"},       // answers from one of two apps, so after every route of its own
+	{"backend", "reverse_proxy"},     // answers from a bundled backend
+}
+
+func init() {
+	for _, s := range Stops {
+		httpcaddyfile.RegisterDirectiveOrder(s.Directive, httpcaddyfile.Before, s.Before)
+	}
+}

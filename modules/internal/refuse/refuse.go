@@ -1,0 +1,58 @@
+// Package refuse is the one way in which our handlers answer with an error. Where the site has an
+// error route, the error goes there, so that handle_errors keeps its say; where it has none, the
+// problem is written in place, so that clients get problem+json without any configuration.
+package refuse
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+)
+
+// Refuser answers requests with errors on behalf of one handler.
+type Refuser struct {
+	log   *zap.Logger
+	often *rate.Sometimes
+}
+
+// New is a Refuser that logs faults of our own side to log, once a second at most.
+func New(log *zap.Logger) *Refuser {
+	return &Refuser{log: log, often: &rate.Sometimes{First: 5, Interval: time.Second}}
+}
+
+// Error answers with err. A handler returns what Error returns, and does nothing more.
+func (f *Refuser) Error(w http.ResponseWriter, r *http.Request, err error) error {
+	e := problem.From(err)
+	status := e.Code.Status()
+	if status >= http.StatusInternalServerError {
+		f.often.Do(func() { f.log.Error("request failed", zap.Int("status", status), zap.Error(e)) })
+		trace.SpanFromContext(r.Context()).SetStatus(codes.Error, string(e.Code))
+	}
+	if srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && srv.Errors != nil && len(srv.Errors.Routes) > 0 {
+		e.SetHeader(w.Header())
+		return caddyhttp.HandlerError{StatusCode: status, Err: e}
+	}
+	problem.Write(w, Identified(r), e)
+	return nil
+}
+
+// Identified is r with the id that Caddy gave it, as the instance of its problems.
+func Identified(r *http.Request) *http.Request {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return r
+	}
+	id, ok := repl.GetString("http.request.uuid")
+	if !ok {
+		return r
+	}
+	return r.WithContext(problem.WithRequestID(r.Context(), id))
+}
