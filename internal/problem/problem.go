@@ -21,7 +21,7 @@ type Code string
 // The codes, by status.
 const (
 	InvalidRequest       Code = "invalid-request"
-	InvalidCredentials   Code = "invalid-credentials"
+	InvalidCredentials   Code = "invalid-credentials" //nolint:gosec // the name of a failure
 	MissingToken         Code = "missing-token"
 	InvalidToken         Code = "invalid-token"
 	InvalidSignature     Code = "invalid-signature"
@@ -224,7 +224,7 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 func WriteStatus(w http.ResponseWriter, r *http.Request, e *Error, status int) {
 	body, err := json.Marshal(e.Document(status, RequestID(r.Context())))
 	if err != nil { // an Extra that JSON cannot hold: the document without it
-		body, _ = json.Marshal((&Error{Code: e.Code, Detail: e.Detail}).Document(status, ""))
+		body, _ = json.Marshal((&Error{Code: e.Code, Detail: e.Detail}).Document(status, "")) //nolint:errchkjson // strings and a number always encode
 	}
 	h := w.Header()
 	h["Content-Type"] = contentType

@@ -4,6 +4,7 @@ package secret
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,17 +12,27 @@ import (
 
 const redacted = "REDACTED"
 
-// Value is a secret. It prints as REDACTED in fmt, JSON and slog; Reveal gives the bytes.
-type Value struct{ b []byte }
+// Value is a secret. It prints as REDACTED in fmt, JSON and slog; Reveal gives the bytes. The bytes
+// stand behind a pointer, because fmt prints unexported fields of others by reflection and calls no
+// method there: of a pointer it shows the address.
+type Value struct{ b *[]byte }
 
 // NewValue keeps a copy of b.
-func NewValue(b []byte) Value { return Value{bytes.Clone(b)} }
+func NewValue(b []byte) Value {
+	b = bytes.Clone(b)
+	return Value{&b}
+}
 
 // Reveal is the secret itself, for the one call that needs it. It must not be changed or kept.
-func (v Value) Reveal() []byte { return v.b }
+func (v Value) Reveal() []byte {
+	if v.b == nil {
+		return nil
+	}
+	return *v.b
+}
 
 // Empty says that there is no secret.
-func (v Value) Empty() bool { return len(v.b) == 0 }
+func (v Value) Empty() bool { return len(v.Reveal()) == 0 }
 
 // Format makes every fmt verb print REDACTED.
 func (Value) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
@@ -60,29 +71,43 @@ type Source struct {
 	File string `json:"file,omitempty"`
 	// Env is the name of an environment variable with the value.
 	Env string `json:"env,omitempty"`
+	// At is where the configuration names the source, such as Caddyfile:12; errors show it.
+	At string `json:"at,omitempty"`
 }
 
 // Load reads the source. Its errors say what to do and never hold the value.
 func (s Source) Load(name string) (*Set, error) {
+	label, value, err := s.read()
+	if err != nil {
+		at := ""
+		if s.At != "" {
+			at = ", at " + s.At
+		}
+		return nil, fmt.Errorf("secret %s: %w%s", name, err, at)
+	}
+	return NewSet(name, Version{Label: label, Value: NewValue(value)}), nil
+}
+
+func (s Source) read() (label string, value []byte, err error) {
 	switch {
 	case s.File != "" && s.Env != "":
-		return nil, fmt.Errorf("secret %s: give either file or env, not both", name)
+		return "", nil, errors.New("give either file or env, not both")
 	case s.File != "":
 		b, err := os.ReadFile(s.File)
 		if err != nil {
-			return nil, fmt.Errorf("secret %s: the file cannot be read, create it or correct the path: %w", name, err)
+			return "", nil, fmt.Errorf("the file cannot be read, create it or correct the path: %w", err)
 		}
 		b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 		if len(b) == 0 {
-			return nil, fmt.Errorf("secret %s: the file %s is empty", name, s.File)
+			return "", nil, fmt.Errorf("the file %s is empty, write the secret into it", s.File)
 		}
-		return NewSet(name, Version{Label: "file:" + s.File, Value: NewValue(b)}), nil
+		return "file:" + s.File, b, nil
 	case s.Env != "":
 		v := os.Getenv(s.Env)
 		if v == "" {
-			return nil, fmt.Errorf("secret %s: the environment variable %s is not set", name, s.Env)
+			return "", nil, fmt.Errorf("the environment variable %s is not set, set it before the start", s.Env)
 		}
-		return NewSet(name, Version{Label: "env:" + s.Env, Value: NewValue([]byte(v))}), nil
+		return "env:" + s.Env, []byte(v), nil
 	}
-	return nil, fmt.Errorf("secret %s: give its source: file PATH or env NAME", name)
+	return "", nil, errors.New("give its source: file PATH or env NAME")
 }

@@ -213,29 +213,39 @@ func (h *Host) Close() error {
 	h.mu.Unlock()
 
 	h.stop()
-	deadline := time.Now().Add(drainTime)
-	drained := make(chan struct{})
-	go func() {
-		h.runs.Wait()
-		close(drained)
-	}()
-	var late error
-	select {
-	case <-drained:
-	case <-time.After(drainTime):
-		late = fmt.Errorf("background work was not drained in %s", drainTime)
-	}
-	for _, b := range hostedNow {
-		for b.requests.Load() > 0 && time.Now().Before(deadline) {
-			time.Sleep(10 * time.Millisecond)
-		}
-	}
+	late := h.drain(hostedNow)
 	for _, b := range hostedNow {
 		if c, ok := b.service.(interface{ Close() error }); ok {
 			late = errors.Join(late, c.Close())
 		}
 	}
 	return errors.Join(late, h.release())
+}
+
+// drain waits until no background work runs and no request is in flight, 30 s at most.
+func (h *Host) drain(all []*hosted) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	drained := make(chan struct{})
+	go func() {
+		h.runs.Wait()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		return fmt.Errorf("background work was not drained in %s", drainTime)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for slices.ContainsFunc(all, func(b *hosted) bool { return b.requests.Load() > 0 }) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("requests were still in flight after %s", drainTime)
+		}
+	}
+	return nil
 }
 
 func list(names []string) string {

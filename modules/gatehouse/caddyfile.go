@@ -2,6 +2,7 @@ package gatehouse
 
 import (
 	"encoding/json"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -24,6 +25,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	if existing != nil {
+		d.Next()
 		return nil, d.Err("gatehouse is given twice in the global options, keep one block")
 	}
 	app := new(App)
@@ -73,6 +75,7 @@ func (a *App) parseSecret(d *caddyfile.Dispenser) error {
 		return d.Err("secret needs a name, a source and its argument, such as: secret jwt file /run/secrets/jwt")
 	}
 	name, source, arg := args[0], args[1], args[2]
+	at := d.File() + ":" + strconv.Itoa(d.Line())
 	if _, ok := a.Secrets[name]; ok {
 		return d.Errf("secret %s is given twice, keep one of the lines", name)
 	}
@@ -81,9 +84,9 @@ func (a *App) parseSecret(d *caddyfile.Dispenser) error {
 	}
 	switch source {
 	case "file":
-		a.Secrets[name] = secret.Source{File: arg}
+		a.Secrets[name] = secret.Source{File: arg, At: at}
 	case "env":
-		a.Secrets[name] = secret.Source{Env: arg}
+		a.Secrets[name] = secret.Source{Env: arg, At: at}
 	case "dir", "vault", "aws":
 		return d.Errf("secret %s: the source %s is not supported by this version, use file or env", name, source)
 	default:

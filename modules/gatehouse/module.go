@@ -11,8 +11,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"os"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,15 +27,8 @@ import (
 // Namespace is where the bundled backends are registered as Caddy modules.
 const Namespace = "gatehouse.backends"
 
-const (
-	// startWait bounds how long a request waits for the app while the configuration starts.
-	startWait = 5 * time.Second
-	// serverGC is the garbage collector's percentage for a server: about 12 % less CPU per request
-	// for some tens of MiB. GOGC overrides it.
-	serverGC = 400
-	// tightMemory is the memory limit below which Go's own default percentage stays.
-	tightMemory = 512 << 20
-)
+// startWait bounds how long a request waits for the app while the configuration starts.
+const startWait = 5 * time.Second
 
 // App is the app `gatehouse`. With nothing set it keeps everything in ./data and needs no service.
 type App struct {
@@ -110,10 +101,16 @@ func (a *App) Provision(ctx caddy.Context) error {
 // hash identifies the settings and the secrets in force, so that a changed key file makes a new host.
 func (a *App) hash() error {
 	h := sha256.New()
+	settings := a.Settings
+	settings.Secrets = maps.Clone(a.Secrets)
+	for name, s := range settings.Secrets {
+		s.At = "" // a line that moved changes nothing
+		settings.Secrets[name] = s
+	}
 	if err := json.NewEncoder(h).Encode(struct {
 		service.Settings
 		Backends caddy.ModuleMap
-	}{a.Settings, a.BackendsRaw}); err != nil {
+	}{settings, a.BackendsRaw}); err != nil {
 		return fmt.Errorf("encoding the settings: %w", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.secrets)) {
@@ -136,7 +133,7 @@ func (a *App) add(name string, module any) error {
 
 // Start opens the data directory and the backends that this configuration uses.
 func (a *App) Start() error {
-	setGC()
+	service.TuneGC()
 	pooled, _, err := hosts.LoadOrNew(a.key, func() (caddy.Destructor, error) {
 		h, err := service.NewHost(context.Background(), a.Settings, a.log, a.opener)
 		return pooledHost{h}, err
@@ -283,13 +280,6 @@ func (a *App) wait(ctx context.Context) (*service.Host, error) {
 		return nil, ctx.Err()
 	}
 }
-
-var setGC = sync.OnceFunc(func() {
-	if os.Getenv("GOGC") == "" && debug.SetMemoryLimit(-1) >= tightMemory {
-		debug.SetGCPercent(serverGC)
-	}
-})
-
 
 // Interface guards
 var (

@@ -66,11 +66,7 @@ func StartIn(t testing.TB, dir, caddyfile string) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := new(caddy.Config)
-	if err = json.Unmarshal(raw, cfg); err != nil {
-		t.Fatal(err)
-	}
-	cfg.Admin = &caddy.AdminConfig{Disabled: true}
+	cfg := Config(t, raw)
 	ctx, err := caddy.ProvisionContext(cfg)
 	if err != nil {
 		return nil, err
@@ -95,6 +91,17 @@ func StartIn(t testing.TB, dir, caddyfile string) (*Gateway, error) {
 	}
 	g.servers = httpApp.(*caddyhttp.App).Servers
 	return g, nil
+}
+
+// Config is adapted JSON as a configuration without an admin endpoint.
+func Config(t testing.TB, raw []byte) *caddy.Config {
+	t.Helper()
+	cfg := new(caddy.Config)
+	if err := json.Unmarshal(raw, cfg); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Admin = &caddy.AdminConfig{Disabled: true}
+	return cfg
 }
 
 // Stop ends the configuration as a reload or a shutdown does.

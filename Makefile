@@ -1,0 +1,46 @@
+# Gatehouse: the commands of this repository. `make` lists them.
+
+GO       ?= go
+GOBIN    := $(CURDIR)/bin
+FUZZTIME ?= 30s
+BENCH    ?= .
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: help build run test test-long bench lint fuzz deps
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/gatehouse and bin/backends
+	$(GO) build -trimpath -ldflags '-w -s' -tags nobadger,nomysql,nopgx -o bin/ ./cmd/...
+
+run: build ## serve Caddyfile.example on http://localhost:8080, state in ./data
+	./bin/gatehouse run --config Caddyfile.example --adapter caddyfile
+
+test: deps ## run every test with the race detector; installs what they need
+	$(GO) vet ./...
+	$(GO) test -race -timeout 20m ./...
+
+test-long: deps ## the slow suites: crash and load tests at their full size
+	GATEHOUSE_LONG=1 $(GO) test -race -timeout 60m ./...
+
+bench: ## run the benchmarks, e.g. make bench BENCH=Chain
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+lint: bin/golangci-lint ## run the linters of .golangci.yml
+	$(GOBIN)/golangci-lint run ./...
+
+fuzz: ## fuzz every parser of client bytes, FUZZTIME each
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+# The race detector needs a C compiler, the README's tour needs curl, jq and openssl.
+deps:
+	@for c in gcc curl jq openssl; do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	[ -z "$$missing" ] || (apt-get update && apt-get install -y --no-install-recommends libc6-dev ca-certificates $$missing)
+
+bin/golangci-lint:
+	GOBIN=$(GOBIN) $(GO) install $(GOLANGCI)

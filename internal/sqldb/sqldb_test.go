@@ -1,0 +1,81 @@
+package sqldb
+
+import (
+	"database/sql"
+	"errors"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/fstest"
+)
+
+func TestOpenIsDurable(t *testing.T) {
+	db, err := Open(t.Context(), filepath.Join(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1", "busy_timeout": "10000"} {
+		var got string
+		if err = db.Write.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %s (%v), want %s", pragma, got, err, want)
+		}
+	}
+	if _, err = db.Read.Exec("CREATE TABLE t (a)"); err == nil {
+		t.Error("the reading pool wrote")
+	}
+}
+
+func TestDirectoryNamesAreNotURLs(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a?b#c%20d e")
+	if _, err := Open(t.Context(), dir); err == nil {
+		t.Fatal("a directory that is not there was opened")
+	}
+	db, err := Open(t.Context(), mkdir(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := filepath.Glob(filepath.Join(filepath.Dir(dir), "*", File)); len(got) != 1 {
+		t.Errorf("the database is at %v", got)
+	}
+}
+
+func TestMigrateOnceAndTogether(t *testing.T) {
+	db, err := Open(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	files := fstest.MapFS{"00001_first.sql": {Data: []byte("-- +goose Up\nCREATE TABLE x_t (a TEXT PRIMARY KEY);\n")}}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if err := db.Migrate(t.Context(), "x", files); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+
+	rollback := errors.New("no")
+	err = db.InTx(t.Context(), func(tx *sql.Tx) error {
+		_, _ = tx.Exec("INSERT INTO x_t VALUES ('1')")
+		return rollback
+	})
+	if !errors.Is(err, rollback) {
+		t.Errorf("got %v", err)
+	}
+	insert := func(tx *sql.Tx) error { _, err := tx.Exec("INSERT INTO x_t VALUES ('1')"); return err }
+	if err = db.InTx(t.Context(), insert); err != nil {
+		t.Errorf("the row of the rolled back transaction is there: %v", err)
+	}
+	if err = db.InTx(t.Context(), insert); !IsUnique(err) {
+		t.Errorf("got %v, want a unique violation", err)
+	}
+	if IsUnique(sql.ErrNoRows) || IsUnique(nil) {
+		t.Error("another error counts as a unique violation")
+	}
+}
