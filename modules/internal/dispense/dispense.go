@@ -137,8 +137,7 @@ func Size(d *caddyfile.Dispenser, v *unit.Size) error { return parse(d, v, unit.
 
 // Int reads one whole number of at least least.
 func Int(d *caddyfile.Dispenser, v *int, least int) error {
-	name := d.Val()
-	return parse(d, v, func(s string) (int, error) { return atLeast(name, s, least) })
+	return parse(d, v, func(s string) (int, error) { return atLeast(s, least) })
 }
 
 func parse[T any](d *caddyfile.Dispenser, v *T, read func(string) (T, error)) error {
@@ -163,13 +162,13 @@ func End(d *caddyfile.Dispenser, name string) error {
 	return nil
 }
 
-func atLeast(name, s string, least int) (int, error) {
+func atLeast(s string, least int) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil {
 		return 0, fmt.Errorf("%q is not a whole number", s)
 	}
 	if n < least {
-		return 0, fmt.Errorf("%s must be at least %d, not %d", name, least, n)
+		return 0, fmt.Errorf("it must be at least %d, not %d", least, n)
 	}
 	return n, nil
 }

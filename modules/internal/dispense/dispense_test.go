@@ -51,7 +51,7 @@ func TestBlockErrors(t *testing.T) {
 		"window 2":       `window: "2" is not a duration`,
 		"window 2m 3m":   `window: "3m" is one value too many`,
 		"size huge":      `size: "huge" is not a size`,
-		"count 0":        "count must be at least 1, not 0",
+		"count 0":        "count: it must be at least 1, not 0",
 		"count x":        `"x" is not a whole number`,
 		"list":           "list needs at least one value",
 		"on off":         `on: "off" is one value too many`,

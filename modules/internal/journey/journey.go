@@ -17,6 +17,7 @@ var Stops = []Stop{
 	{"quota", "request_header"},      // per identity, so after every kind of authentication
 	{"api_version", "encode"},        // settles the path that caches and routes see
 	{"http_cache", "encode"},         // after authentication and limits: a hit is neither free nor anonymous; holds encoded variants
+	{"problem", "respond"},           // renders the errors of all stops above, on the error route, where nothing else answers
 	{"split", "reverse_proxy"},       // answers from one of two apps, so after every route of its own
 	{"backend", "reverse_proxy"},     // answers from a bundled backend
 }

@@ -1,0 +1,153 @@
+package jobs
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+)
+
+// The bounds of what a configuration and a request may ask for.
+const (
+	maxConcurrency = 10_000
+	maxAttempts    = 1000
+	maxTimeout     = 24 * time.Hour
+	maxName        = 64
+)
+
+// The two queues that exist in every configuration.
+const (
+	defaultQueue  = "default"
+	internalQueue = "internal" // in-process kinds, ours alone
+)
+
+// Config is the configuration of the jobs backend. The zero value has the queue "default" without
+// a target, and works.
+type Config struct {
+	// Queues are the queues by name. A name has lower-case letters and digits, parted by single
+	// hyphens or underscores. The queue "default" always exists; "internal" belongs to the gateway.
+	Queues map[string]Queue `json:"queues,omitempty"`
+	// Allow lists the hosts that a job may name as its own target, each as HOST (any port) or
+	// HOST:PORT. The host and port of each queue's target are allowed as well. No other address is
+	// ever dialled. Default: none.
+	Allow []string `json:"allow,omitempty"`
+}
+
+// Queue is the configuration of one queue.
+type Queue struct {
+	// Target is the http or https URL that jobs are pushed to. Default: none, so each job names its own.
+	Target string `json:"target,omitempty"`
+	// Concurrency is how many jobs of the queue run at once, 1 to 10000. Default: 10.
+	Concurrency int `json:"concurrency,omitempty"`
+	// Attempts is how many times a job is tried before it is dead, 1 to 1000. Default: 5.
+	Attempts int `json:"attempts,omitempty"`
+	// Backoff is the wait after a failed attempt: "exponential DURATION" or "fixed DURATION".
+	// Default: "exponential 2s".
+	Backoff Backoff `json:"backoff,omitzero"`
+	// Timeout is how long one attempt may take, up to 24h. Default: 30s.
+	Timeout unit.Duration `json:"timeout,omitempty"`
+	// Keep is how many finished jobs are kept for inspection.
+	Keep Keep `json:"keep,omitzero"`
+}
+
+// Keep is how many finished jobs of a queue are kept; the oldest beyond it are deleted within a
+// minute. A completed job whose unique key is still remembered is kept regardless.
+type Keep struct {
+	// Completed is the number of completed jobs. 0 keeps none. Default: 1000.
+	Completed *int `json:"completed,omitempty"`
+	// Failed is the number of dead jobs, and the number of cancelled ones. 0 keeps none. Default: 5000.
+	Failed *int `json:"failed,omitempty"`
+}
+
+func (k Keep) completed() int { return or(k.Completed, 1000) }
+func (k Keep) failed() int    { return or(k.Failed, 5000) }
+
+func or(n *int, def int) int {
+	if n == nil {
+		return def
+	}
+	return *n
+}
+
+// withDefaults is q with every unset field filled in.
+func (q Queue) withDefaults() Queue {
+	q.Concurrency = cmp.Or(q.Concurrency, 10)
+	q.Attempts = cmp.Or(q.Attempts, 5)
+	q.Backoff = cmp.Or(q.Backoff, defaultBackoff)
+	q.Timeout = unit.Duration(q.Timeout.Or(30 * time.Second))
+	return q
+}
+
+// internalSettings is the queue of the in-process kinds.
+var internalSettings = Queue{Concurrency: 10, Attempts: 10, Backoff: defaultBackoff}
+
+// queues are the configured queues with their defaults, and the two that always exist.
+func (c Config) queues() map[string]Queue {
+	all := map[string]Queue{defaultQueue: Queue{}.withDefaults()}
+	for name, q := range c.Queues {
+		all[name] = q.withDefaults()
+	}
+	all[internalQueue] = internalSettings
+	return all
+}
+
+var queueName = regexp.MustCompile(`^[a-z0-9]+([_-][a-z0-9]+)*$`)
+
+// Validate says what is wrong with the configuration and how to correct it.
+func (c Config) Validate() error {
+	for _, name := range slices.Sorted(maps.Keys(c.Queues)) {
+		if err := c.Queues[name].validate(name); err != nil {
+			return err
+		}
+	}
+	for _, entry := range c.Allow {
+		if _, err := parseAllowed(entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (q Queue) validate(name string) error {
+	if name == internalQueue {
+		return errors.New("the queue name internal is taken by the gateway's own jobs, choose another")
+	}
+	if len(name) > maxName || !queueName.MatchString(name) {
+		return fmt.Errorf("%q is not a queue name: use up to %d lower-case letters and digits, parted by single hyphens or underscores",
+			name, maxName)
+	}
+	var wrong []string
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	if q.Target != "" {
+		if _, err := parseTarget(q.Target); err != nil {
+			say("target %v", err)
+		}
+	}
+	if q.Concurrency < 0 || q.Concurrency > maxConcurrency {
+		say("concurrency must be from 1 to %d, not %d", maxConcurrency, q.Concurrency)
+	}
+	if q.Attempts < 0 || q.Attempts > maxAttempts {
+		say("attempts must be from 1 to %d, not %d", maxAttempts, q.Attempts)
+	}
+	if q.Backoff != (Backoff{}) {
+		if err := q.Backoff.validate(); err != nil {
+			say("%v", err)
+		}
+	}
+	if q.Timeout < 0 || q.Timeout.Std() > maxTimeout {
+		say("timeout must be at most %s, not %s", maxTimeout, q.Timeout)
+	}
+	if q.Keep.completed() < 0 || q.Keep.failed() < 0 {
+		say("keep must not be negative")
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return fmt.Errorf("queue %s: %s", name, strings.Join(wrong, "; "))
+}

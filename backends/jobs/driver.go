@@ -1,0 +1,236 @@
+package jobs
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riversqlite"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+)
+
+// driver is River's SQLite driver with another listener. The original polls its outbox every 50 ms
+// through the pool that writes, which here is a single connection. All that writes is in this
+// process, so ours is woken by it, and polls seldom and on the reading pool.
+type driver struct {
+	*riversqlite.Driver
+	read *sql.DB
+	wake *waker
+}
+
+func newDriver(db *sqldb.DB, wake *waker) *driver {
+	return &driver{Driver: riversqlite.New(db.Write), read: db.Read, wake: wake}
+}
+
+// GetListener gives the notifier its listener.
+func (d *driver) GetListener(params *riverdriver.GetListenenerParams) riverdriver.Listener {
+	return &listener{read: d.read, wake: d.wake, schema: params.Schema}
+}
+
+const (
+	// insertTopic is the topic on which River tells fetchers about new jobs.
+	insertTopic = "river_insert"
+	// outboxPoll is the time between two looks into the outbox when nothing wakes the listener:
+	// how late another Service in the process learns of a pause.
+	outboxPoll = 250 * time.Millisecond
+	// outboxBatch is how many rows of the outbox are read at once.
+	outboxBatch = 256
+)
+
+// waker collects what the listener shall see to now.
+type waker struct {
+	mu     sync.Mutex
+	queues []string      // whose fetcher should look for jobs
+	outbox bool          // whether to look into the outbox
+	signal chan struct{} // holds one token while there is anything to see to
+}
+
+func newWaker() *waker { return &waker{signal: make(chan struct{}, 1)} }
+
+// poke wakes the fetchers of the queues. It never blocks.
+func (w *waker) poke(queues ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, q := range queues {
+		if !slices.Contains(w.queues, q) {
+			w.queues = append(w.queues, q)
+		}
+	}
+	w.arm()
+}
+
+// pokeAt is poke at a time in the future.
+func (w *waker) pokeAt(at time.Time, queue string) {
+	// The stored time has whole milliseconds, rounded.
+	time.AfterFunc(time.Until(at)+time.Millisecond, func() { w.poke(queue) })
+}
+
+// look makes the listener read the outbox, after a command was committed. It never blocks.
+func (w *waker) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.outbox = true
+	w.arm()
+}
+
+// arm puts the token in; the caller holds w.mu.
+func (w *waker) arm() {
+	if len(w.queues) == 0 && !w.outbox {
+		return
+	}
+	select {
+	case w.signal <- struct{}{}:
+	default:
+	}
+}
+
+// next takes out one queue, or none, and whether to look into the outbox. It is called after the
+// token was received.
+func (w *waker) next() (queue string, outbox bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	outbox, w.outbox = w.outbox, false
+	if len(w.queues) > 0 {
+		queue, w.queues = w.queues[0], w.queues[1:]
+	}
+	w.arm()
+	return queue, outbox
+}
+
+// listener gives River's notifier the rows of the outbox that were written since it connected, and
+// what the waker has.
+type listener struct {
+	read   *sql.DB
+	wake   *waker
+	schema string
+
+	mu      sync.Mutex
+	open    bool
+	topics  map[string]bool
+	last    int64     // the id of the newest row that was read
+	polled  time.Time // when the outbox was read
+	pending []*riverdriver.Notification
+}
+
+// Connect begins after the newest row.
+func (l *listener) Connect(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open {
+		return errors.New("connection already established")
+	}
+	err := l.read.QueryRowContext(ctx, "SELECT coalesce(max(id), 0) FROM river_notification").Scan(&l.last)
+	l.open, l.topics, l.pending, l.polled = err == nil, map[string]bool{}, nil, time.Now()
+	return err
+}
+
+// Close forgets the topics.
+func (l *listener) Close(context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open, l.topics, l.pending = false, nil, nil
+	return nil
+}
+
+// Listen adds a topic. Rows that were written since Connect may still come.
+func (l *listener) Listen(_ context.Context, topic string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.open {
+		return errors.New("listener is not connected")
+	}
+	l.topics[topic] = true
+	return nil
+}
+
+// Unlisten takes a topic away.
+func (l *listener) Unlisten(_ context.Context, topic string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.topics, topic)
+	return nil
+}
+
+// Ping reaches for the database.
+func (l *listener) Ping(ctx context.Context) error { return l.read.PingContext(ctx) }
+
+// Schema is the schema of the tables, empty for the only one that there is.
+func (l *listener) Schema() string { return l.schema }
+
+// SetAfterConnectExec is for River's own tests.
+func (l *listener) SetAfterConnectExec(string) {}
+
+// WaitForNotification returns what the outbox or the waker has next.
+func (l *listener) WaitForNotification(ctx context.Context) (*riverdriver.Notification, error) {
+	for {
+		n, wait := l.take()
+		if n != nil {
+			return n, nil
+		}
+		due := time.NewTimer(wait)
+		var queue string
+		outbox := false
+		select {
+		case <-ctx.Done():
+			due.Stop()
+			return nil, ctx.Err()
+		case <-due.C:
+			outbox = true
+		case <-l.wake.signal:
+			due.Stop()
+			queue, outbox = l.wake.next()
+		}
+		if outbox {
+			if err := l.poll(ctx); err != nil {
+				l.wake.look() // what was asked for is still to be done
+				return nil, err
+			}
+		}
+		if queue != "" {
+			payload, err := json.Marshal(map[string]string{"queue": queue})
+			return &riverdriver.Notification{Topic: insertTopic, Payload: string(payload)}, err
+		}
+	}
+}
+
+// take takes out a notification that was read, or says how long until the next look into the outbox.
+func (l *listener) take() (*riverdriver.Notification, time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.pending) == 0 {
+		return nil, time.Until(l.polled.Add(outboxPoll))
+	}
+	n := l.pending[0]
+	l.pending = l.pending[1:]
+	return n, 0
+}
+
+// poll reads new rows of the outbox. A writer that commits later has a higher id, as SQLite has
+// one writer at a time, so none is passed over.
+func (l *listener) poll(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.polled = time.Now()
+	rows, err := l.read.QueryContext(ctx, "SELECT id, topic, payload FROM river_notification WHERE id > ? ORDER BY id LIMIT ?", l.last, outboxBatch)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id int64
+		n := new(riverdriver.Notification)
+		if err = rows.Scan(&id, &n.Topic, &n.Payload); err != nil {
+			return err
+		}
+		if l.last = id; l.topics[n.Topic] {
+			l.pending = append(l.pending, n)
+		}
+	}
+	return rows.Err()
+}

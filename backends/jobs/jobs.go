@@ -1,0 +1,267 @@
+// Package jobs is the jobs backend: a durable queue over HTTP that pushes each job to a URL with
+// retries, and the queue on which the other backends put work of their own inside their
+// transactions. River on SQLite is the engine; this package gives it HTTP, push delivery, and a
+// process that restarts.
+package jobs
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+)
+
+const (
+	// stopTime is the default of Deps.StopTime.
+	stopTime = 20 * time.Second
+	// fetchCooldown bounds how often a queue is asked for jobs, and with it the latency under load.
+	fetchCooldown = 5 * time.Millisecond
+	// fetchPoll is how late a job may start whose time came more than a few seconds after it was
+	// stored. One that is due at once or soon is fetched at its time, see waker.
+	fetchPoll = 500 * time.Millisecond
+	// checkTime bounds Check.
+	checkTime = 2 * time.Second
+)
+
+// Deps are what a Service works with.
+type Deps struct {
+	// DB has the tables, see Prepare. Required.
+	DB *sqldb.DB
+	// Log takes faults. Nil drops them.
+	Log *slog.Logger
+	// StopTime is how long Run waits for running jobs before it cancels them. Default: 20s.
+	StopTime time.Duration
+	// SigningKey signs pushes: the text whsec_ and the base64 of at least 24 bytes. Required.
+	SigningKey *secret.Set
+}
+
+// Service is the jobs backend. Several may work on one database at once.
+type Service struct {
+	db      *sqldb.DB
+	log     *slog.Logger
+	queues  map[string]Queue
+	targets allowList
+	signer  *signer
+	http    *http.Client
+	router  *httpapi.Router
+
+	river   *river.Client[*sql.Tx]
+	wake    *waker
+	running atomic.Bool
+
+	mu    sync.RWMutex
+	kinds map[string]func(ctx context.Context, payload []byte) error
+}
+
+// boot remembers, in the memory of the process, that what a dead process left has been taken over.
+type boot struct {
+	mu   sync.Mutex
+	done bool
+}
+
+// Open migrates the tables and makes the service. The first one that a process opens on a data
+// directory also puts the jobs back that were running when the process before it died: the
+// directory is locked, so nobody else can be running them.
+func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if err := Prepare(ctx, h.DB, h.Log); err != nil {
+		return nil, err
+	}
+	b := h.Memory("jobs", func() any { return new(boot) }).(*boot)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.done {
+		n, err := adoptOrphans(ctx, h.DB)
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			h.Log.Warn("jobs of an ended process run again", "backend", "jobs", "jobs", n)
+		}
+		b.done = true
+	}
+	key, err := h.GeneratedKey(signingKey, newSigningKey)
+	if err != nil {
+		return nil, err
+	}
+	s, err := New(c, Deps{DB: h.DB, Log: h.Log.With("backend", "jobs"), SigningKey: key})
+	if err != nil {
+		return nil, err
+	}
+	return s, s.registerQueues(ctx)
+}
+
+// New makes the service of a valid configuration. It starts nothing.
+func New(c Config, d Deps) (*Service, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	sign, err := newSigner(d.SigningKey)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		db: d.DB, log: d.Log, queues: c.queues(), targets: newAllowList(c), signer: sign, http: newPushClient(),
+		wake: newWaker(), kinds: map[string]func(context.Context, []byte) error{},
+	}
+	workers := river.NewWorkers()
+	river.AddWorker(workers, &pushWorker{s: s})
+	river.AddWorker(workers, &callWorker{s: s})
+	settings := make(map[string]river.QueueConfig, len(s.queues))
+	for name, q := range s.queues {
+		settings[name] = river.QueueConfig{MaxWorkers: q.Concurrency}
+	}
+	s.river, err = river.NewClient(newDriver(d.DB, s.wake), &river.Config{
+		Queues:            settings,
+		Workers:           workers,
+		Logger:            slog.New(quiet{d.Log.Handler()}),
+		FetchCooldown:     fetchCooldown,
+		FetchPollInterval: fetchPoll,
+		JobTimeout:        -1, // each worker says its own; River's rescue leaves a job alone before that
+		SoftStopTimeout:   cmp.Or(d.StopTime, stopTime),
+		// Finished jobs are kept by number, see sweep.
+		CancelledJobRetentionPeriod: -1,
+		CompletedJobRetentionPeriod: -1,
+		DiscardedJobRetentionPeriod: -1,
+		// SQLite has no use for a nightly rebuild of its indexes, and the writer would wait for it.
+		ReindexerIndexNames: []string{},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the jobs engine: %w", err)
+	}
+	s.router = s.routes()
+	return s, nil
+}
+
+// newPushClient dials what it is told and nothing else: no proxy from the environment, no redirects.
+func newPushClient() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			TLSHandshakeTimeout: 10 * time.Second,
+			ForceAttemptHTTP2:   true,
+			DisableCompression:  true,
+			MaxIdleConnsPerHost: 64,
+			IdleConnTimeout:     90 * time.Second,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// ServeHTTP is the HTTP API.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
+
+// Run works the queues until ctx ends. Then it fetches no more, lets running jobs finish for
+// Deps.StopTime, cancels the rest, which go back to their queue without losing an attempt, and returns.
+func (s *Service) Run(ctx context.Context) error {
+	again, unsubscribe := s.river.Subscribe(river.EventKindJobFailed, river.EventKindJobSnoozed, river.EventKindJobInterrupted)
+	if err := s.river.Start(ctx); err != nil {
+		unsubscribe()
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("starting the jobs engine: %w", err)
+	}
+	s.running.Store(true)
+	s.Poke() // for what was committed while the fetchers started
+	var loops sync.WaitGroup
+	loops.Go(func() { s.sweepLoop(ctx) })
+	loops.Go(func() { s.wakeForRetries(again) })
+	<-s.river.Stopped()
+	s.running.Store(false)
+	unsubscribe()
+	loops.Wait()
+	return nil
+}
+
+// wakeForRetries has each job that failed or was postponed fetched when its time comes. Longer
+// waits are the engine's scheduler's. It returns when again is closed.
+func (s *Service) wakeForRetries(again <-chan *river.Event) {
+	for e := range again {
+		if e.Job != nil && e.Job.State == rivertype.JobStateAvailable {
+			s.wake.pokeAt(e.Job.ScheduledAt, e.Job.Queue)
+		}
+	}
+}
+
+// Check reads one row.
+func (s *Service) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	var id int64
+	err := s.db.Read.QueryRowContext(ctx, "SELECT id FROM river_job LIMIT 1").Scan(&id)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("reading the jobs: %w", err)
+	}
+	return nil
+}
+
+// Close closes the idle connections to targets.
+func (s *Service) Close() error {
+	s.http.CloseIdleConnections()
+	return nil
+}
+
+// Handle sets the worker of an in-process kind; it replaces an earlier one. An error of the worker
+// with a method RetryAfter() time.Duration postpones the job for that long without using an
+// attempt; one whose method Permanent() bool is true makes it dead at once; any other is retried.
+func (s *Service) Handle(kind string, work func(ctx context.Context, payload []byte) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kinds[kind] = work
+}
+
+func (s *Service) worker(kind string) func(context.Context, []byte) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.kinds[kind]
+}
+
+// Poke tells the fetchers that a transaction with a job has been committed.
+func (s *Service) Poke() { s.wake.poke(slices.Collect(maps.Keys(s.queues))...) }
+
+// QueueTarget is the target of the queue; ok says that the queue exists and has one.
+func (s *Service) QueueTarget(queue string) (target string, ok bool) {
+	target = s.queues[queue].Target
+	return target, target != ""
+}
+
+// settings are those of a queue; one that is no longer configured has the defaults.
+func (s *Service) settings(queue string) Queue {
+	if q, ok := s.queues[queue]; ok {
+		return q
+	}
+	return Queue{}.withDefaults()
+}
+
+// quiet passes warnings and errors on. What River says at info is about every job.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)
+}
+
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+func (q quiet) WithGroup(name string) slog.Handler       { return quiet{q.Handler.WithGroup(name)} }

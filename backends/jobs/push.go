@@ -1,0 +1,190 @@
+package jobs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/riverqueue/river"
+)
+
+const (
+	// maxAnswer is how much of a target's answer is read.
+	maxAnswer = 4 << 10
+	// maxMessage is how much of it is kept in the job's record of errors.
+	maxMessage = 1 << 10
+	// defaultPostpone is the wait after a 429 or 503 that does not say how long.
+	defaultPostpone = 5 * time.Second
+)
+
+// postponed is a push that the target does not want now.
+type postponed struct {
+	error
+	after time.Duration
+}
+
+func (p postponed) RetryAfter() time.Duration { return p.after }
+
+// refused is a push that the target will never take.
+type refused struct{ error }
+
+func (refused) Permanent() bool { return true }
+
+// push delivers the job once. It returns nil when the target took it.
+func (s *Service) push(ctx context.Context, job *river.Job[pushArgs]) error {
+	target := job.Args.Target
+	if target == "" {
+		target = s.settings(job.Queue).Target
+	}
+	if target == "" {
+		return errors.New("neither the job nor its queue has a target, give the queue one")
+	}
+	u, err := parseTarget(target)
+	if err != nil || !s.targets.permits(u) {
+		return refused{errors.New("the target's host is not allowed by the configuration")}
+	}
+	req := newPush(ctx, u, job)
+	if req.Header.Get("Webhook-Signature") == "" {
+		s.signer.sign(req.Header, fmt.Sprintf("job_%d", job.ID), time.Now(), job.Args.Body)
+	}
+	resp, err := s.http.Do(req)
+	if err != nil {
+		return failure(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	return verdict(resp.StatusCode, resp.Header.Get("Retry-After"), text, time.Now())
+}
+
+// connection are the headers that belong to one connection or to the transport, not to the message.
+var connection = []string{"Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
+
+// newPush is the request of one attempt. The job's headers go first, ours are set over them.
+func newPush(ctx context.Context, u *url.URL, job *river.Job[pushArgs]) *http.Request {
+	req := (&http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Header: http.Header{}}).WithContext(ctx)
+	req.Body = io.NopCloser(bytes.NewReader(job.Args.Body))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(job.Args.Body)), nil }
+	req.ContentLength = int64(len(job.Args.Body))
+	for name, values := range job.Args.Header {
+		req.Header[http.CanonicalHeaderKey(name)] = values
+	}
+	for _, name := range connection {
+		req.Header.Del(name)
+	}
+	if req.Header.Get("Content-Type") == "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", "Gatehouse-Jobs")
+	}
+	req.Header.Set("Gatehouse-Job-Id", strconv.FormatInt(job.ID, 10))
+	req.Header.Set("Gatehouse-Job-Queue", job.Queue)
+	req.Header.Set("Gatehouse-Job-Attempt", strconv.Itoa(job.Attempt))
+	if deadline, ok := ctx.Deadline(); ok {
+		req.Header.Set("Gatehouse-Job-Deadline", deadline.UTC().Format("2006-01-02T15:04:05.000Z07:00"))
+	}
+	return req
+}
+
+// failure is a push that got no answer. The URL is left out, as it may hold a token.
+func failure(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return errors.New("the target did not answer before the job's timeout")
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	return errors.New(clean(err.Error()))
+}
+
+// verdict is what the target's answer means for the job: nil is done, a postponed uses no attempt,
+// a refused is dead, any other is retried.
+func verdict(status int, retryAfter string, text []byte, now time.Time) error {
+	if status >= 200 && status < 300 {
+		return nil
+	}
+	err := statusError(status, text)
+	switch {
+	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable:
+		return postponed{err, parseRetryAfter(retryAfter, now)}
+	case status == http.StatusRequestTimeout, status == http.StatusConflict, status == http.StatusTooEarly:
+		return err
+	case status >= 400 && status < 500:
+		return refused{err}
+	}
+	return err
+}
+
+// statusPrefix begins the record of an answer; statusOf reads it back.
+const statusPrefix = "HTTP "
+
+func statusError(status int, text []byte) error {
+	s := statusPrefix + strconv.Itoa(status)
+	if status >= 300 && status < 400 {
+		s += ": redirects are not followed"
+	} else if message := clean(string(text)); message != "" {
+		s += ": " + message
+	}
+	return errors.New(s)
+}
+
+// statusOf splits a record into the status of the answer, 0 if there was none, and the message.
+func statusOf(record string) (status int, message string) {
+	rest, ok := strings.CutPrefix(record, statusPrefix)
+	if !ok {
+		return 0, record
+	}
+	code, message, _ := strings.Cut(rest, ": ")
+	status, err := strconv.Atoi(code)
+	if err != nil || status < 100 || status > 999 {
+		return 0, record
+	}
+	return status, message
+}
+
+// clean makes foreign text fit for a record: valid UTF-8, one line, no control or invisible
+// characters, at most 1 KiB.
+func clean(s string) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	if s = strings.TrimSpace(s); len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
+	}
+	return s
+}
+
+// parseRetryAfter reads a Retry-After (RFC 9110 section 10.2.3), seconds or a date, within 1 s and
+// 24 h. Absent or malformed it is 5 s.
+func parseRetryAfter(s string, now time.Time) time.Duration {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return defaultPostpone
+	}
+	if strings.Trim(s, "0123456789") == "" {
+		n, err := strconv.ParseInt(s, 10, 32)
+		if err != nil {
+			return maxPostpone
+		}
+		return min(max(time.Duration(n)*time.Second, time.Second), maxPostpone)
+	}
+	at, err := http.ParseTime(s)
+	if err != nil {
+		return defaultPostpone
+	}
+	return min(max(at.Sub(now), time.Second), maxPostpone)
+}

@@ -1,0 +1,107 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+)
+
+const (
+	// maxPostpone bounds how long a target or a worker may put a job off.
+	maxPostpone = 24 * time.Hour
+	// noWorkerYet is the wait of a job whose kind nobody works yet.
+	noWorkerYet = 5 * time.Second
+)
+
+// pushArgs is a job that is pushed to a URL. They are stored, so members are only added.
+type pushArgs struct {
+	// Target is the job's own; empty stands for the queue's at the time of the push.
+	Target    string        `json:"target,omitempty"`
+	Body      []byte        `json:"body"`
+	Header    http.Header   `json:"header,omitempty"`
+	UniqueKey string        `json:"unique_key,omitempty"`
+	Backoff   Backoff       `json:"backoff,omitzero"`
+	Timeout   unit.Duration `json:"timeout,omitempty"`
+}
+
+func (pushArgs) Kind() string { return "push" }
+
+// callArgs is a job for a worker in this process.
+type callArgs struct {
+	Name    string `json:"kind"`
+	Payload []byte `json:"payload"`
+}
+
+func (callArgs) Kind() string { return "call" }
+
+type pushWorker struct {
+	river.WorkerDefaults[pushArgs]
+	s *Service
+}
+
+func (w *pushWorker) Timeout(job *river.Job[pushArgs]) time.Duration {
+	return job.Args.Timeout.Or(w.s.settings(job.Queue).Timeout.Std())
+}
+
+func (w *pushWorker) NextRetry(job *river.Job[pushArgs]) time.Time {
+	b := job.Args.Backoff
+	if b == (Backoff{}) {
+		b = w.s.settings(job.Queue).Backoff
+	}
+	return time.Now().Add(b.wait(job.Attempt))
+}
+
+func (w *pushWorker) Work(ctx context.Context, job *river.Job[pushArgs]) error {
+	return answer(ctx, job.JobRow, w.s.push(ctx, job))
+}
+
+type callWorker struct {
+	river.WorkerDefaults[callArgs]
+	s *Service
+}
+
+// Timeout is none: the worker of a kind knows how long its work may take.
+func (w *callWorker) Timeout(*river.Job[callArgs]) time.Duration { return -1 }
+
+func (w *callWorker) NextRetry(job *river.Job[callArgs]) time.Time {
+	return time.Now().Add(internalSettings.Backoff.wait(job.Attempt))
+}
+
+func (w *callWorker) Work(ctx context.Context, job *river.Job[callArgs]) error {
+	work := w.s.worker(job.Args.Name)
+	if work == nil {
+		return river.JobSnooze(noWorkerYet)
+	}
+	return answer(ctx, job.JobRow, work(ctx, job.Args.Payload))
+}
+
+// answer is err in the engine's terms.
+func answer(ctx context.Context, row *rivertype.JobRow, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err() // a stop gives the job back, a cancel ends it; neither is the job's fault
+	}
+	if later, ok := errors.AsType[interface {
+		error
+		RetryAfter() time.Duration
+	}](err); ok {
+		return river.JobSnooze(min(max(later.RetryAfter(), 0), maxPostpone))
+	}
+	if p, ok := errors.AsType[interface {
+		error
+		Permanent() bool
+	}](err); ok && p.Permanent() {
+		// The engine has no word for "failed for good": its cancel is what users ask for. With no
+		// attempt left it takes the job for dead; the stored number stays as it is.
+		row.MaxAttempts = row.Attempt
+	}
+	return err
+}
