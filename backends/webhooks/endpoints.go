@@ -1,0 +1,244 @@
+package webhooks
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/signature"
+)
+
+// The states of an endpoint.
+const (
+	active   = "active"
+	disabled = "disabled" // by its own answer 410, or by PUT; nothing is sent to it
+)
+
+const (
+	maxEndpoints    = 1000 // every event is matched against all of them
+	maxPatterns     = 100
+	maxDescription  = 1024
+	maxEndpointBody = 64 << 10
+)
+
+// endpoint is a place that events are sent to, as the API shows it.
+type endpoint struct {
+	ID          string    `json:"id"`
+	URL         string    `json:"url"`
+	Types       []string  `json:"types"`
+	Description string    `json:"description,omitempty"`
+	State       string    `json:"state"`
+	CreatedAt   time.Time `json:"created_at"`
+	UpdatedAt   time.Time `json:"updated_at"`
+	// Secret signs what is sent there. It is shown when the endpoint is made, and never again.
+	Secret string `json:"secret,omitempty"`
+}
+
+// endpointInput is the body of POST and PUT.
+type endpointInput struct {
+	URL         string   `json:"url"`
+	Types       []string `json:"types"`
+	Description string   `json:"description"`
+	State       string   `json:"state"`
+}
+
+func (s *Service) readEndpoint(w http.ResponseWriter, r *http.Request) (in endpointInput, err error) {
+	if err = httpapi.DecodeJSON(w, r, maxEndpointBody, &in); err != nil {
+		return in, err
+	}
+	if in.State == "" {
+		in.State = active
+	}
+	if in.Types == nil {
+		in.Types = []string{}
+	}
+	if err = s.guard.checkURL(in.URL); err != nil {
+		return in, err
+	}
+	switch {
+	case len(in.Types) > maxPatterns:
+		return in, problem.New(problem.InvalidRequest, "types must not have more than %d entries.", maxPatterns)
+	case len(in.Description) > maxDescription:
+		return in, problem.New(problem.InvalidRequest, "description must not be longer than %d bytes.", maxDescription)
+	case in.State != active && in.State != disabled:
+		return in, problem.New(problem.InvalidRequest, "state must be active or disabled.")
+	}
+	for i, p := range in.Types {
+		if !validPattern(p) {
+			return in, problem.New(problem.InvalidRequest, "types[%d] must be an event type such as order.created, or a pattern such as order.*.", i)
+		}
+	}
+	return in, nil
+}
+
+func (s *Service) createEndpoint(w http.ResponseWriter, r *http.Request) error {
+	in, err := s.readEndpoint(w, r)
+	if err != nil {
+		return err
+	}
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	e := endpoint{
+		ID: newID("ep_"), URL: in.URL, Types: in.Types, Description: in.Description, State: in.State,
+		CreatedAt: now, UpdatedAt: now, Secret: signature.NewStandardSecret(),
+	}
+	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error { return insertEndpoint(r.Context(), tx, e) })
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return httpapi.WriteJSON(w, http.StatusCreated, e)
+}
+
+func insertEndpoint(ctx context.Context, tx *sql.Tx, e endpoint) error {
+	var n int
+	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM webhooks_endpoints").Scan(&n); err != nil {
+		return fmt.Errorf("counting the endpoints: %w", err)
+	}
+	if n >= maxEndpoints {
+		return problem.New(problem.Unprocessable, "There are %d endpoints already, delete one that is no longer needed.", n)
+	}
+	types, err := json.Marshal(e.Types)
+	if err != nil {
+		return fmt.Errorf("encoding the types: %w", err)
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO webhooks_endpoints (id, url, types, description, secret, state, created_at, updated_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		e.ID, e.URL, string(types), e.Description, e.Secret, e.State, e.CreatedAt.UnixMilli(), e.UpdatedAt.UnixMilli())
+	if err != nil {
+		return fmt.Errorf("storing the endpoint: %w", err)
+	}
+	return nil
+}
+
+func (s *Service) putEndpoint(w http.ResponseWriter, r *http.Request) error {
+	in, err := s.readEndpoint(w, r)
+	if err != nil {
+		return err
+	}
+	types, err := json.Marshal(in.Types)
+	if err != nil {
+		return fmt.Errorf("encoding the types: %w", err)
+	}
+	n, err := affected(s.db.Write.ExecContext(r.Context(),
+		"UPDATE webhooks_endpoints SET url = ?, types = ?, description = ?, state = ?, updated_at = ? WHERE id = ?",
+		in.URL, string(types), in.Description, in.State, time.Now().UnixMilli(), r.PathValue("id")))
+	if err != nil {
+		return fmt.Errorf("storing the endpoint: %w", err)
+	}
+	if n == 0 {
+		return noEndpoint()
+	}
+	return s.getEndpoint(w, r)
+}
+
+func (s *Service) deleteEndpoint(w http.ResponseWriter, r *http.Request) error {
+	id := r.PathValue("id")
+	err := s.db.InTx(r.Context(), func(tx *sql.Tx) error {
+		n, err := affected(tx.ExecContext(r.Context(), "DELETE FROM webhooks_endpoints WHERE id = ?", id))
+		if err != nil {
+			return fmt.Errorf("deleting the endpoint: %w", err)
+		}
+		if n == 0 {
+			return noEndpoint()
+		}
+		_, err = tx.ExecContext(r.Context(),
+			"UPDATE webhooks_deliveries SET state = ?, last_error = ? WHERE endpoint_id = ? AND state IN (?, ?)",
+			failed, endpointGone, id, pending, retrying)
+		if err != nil {
+			return fmt.Errorf("ending its deliveries: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+const endpointColumns = "seq, id, url, types, description, state, created_at, updated_at"
+
+func scanEndpoint(row interface{ Scan(...any) error }) (numbered[endpoint], error) {
+	var (
+		n                numbered[endpoint]
+		types            string
+		created, updated int64
+	)
+	e := &n.item
+	if err := row.Scan(&n.seq, &e.ID, &e.URL, &types, &e.Description, &e.State, &created, &updated); err != nil {
+		return n, err
+	}
+	e.CreatedAt, e.UpdatedAt = time.UnixMilli(created).UTC(), time.UnixMilli(updated).UTC()
+	if err := json.Unmarshal([]byte(types), &e.Types); err != nil {
+		return n, fmt.Errorf("decoding the types of %s: %w", e.ID, err)
+	}
+	return n, nil
+}
+
+func (s *Service) getEndpoint(w http.ResponseWriter, r *http.Request) error {
+	row := s.db.Read.QueryRowContext(r.Context(), "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE id = ?", r.PathValue("id"))
+	n, err := scanEndpoint(row)
+	if errors.Is(err, sql.ErrNoRows) {
+		return noEndpoint()
+	}
+	if err != nil {
+		return fmt.Errorf("reading the endpoint: %w", err)
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, n.item)
+}
+
+func (s *Service) listEndpoints(w http.ResponseWriter, r *http.Request) error {
+	limit, cursor, err := httpapi.PageOf(r)
+	if err != nil {
+		return err
+	}
+	below, err := before(cursor)
+	if err != nil {
+		return err
+	}
+	rows, err := s.db.Read.QueryContext(r.Context(),
+		"SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE seq < ? ORDER BY seq DESC LIMIT ?", below, limit+1)
+	found, err := collect(rows, err, scanEndpoint)
+	if err != nil {
+		return fmt.Errorf("listing endpoints: %w", err)
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, page(found, limit))
+}
+
+// affected is how many rows a statement changed.
+func affected(res sql.Result, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// collect scans every row of a query and closes it.
+func collect[T any](rows *sql.Rows, err error, scan func(interface{ Scan(...any) error }) (T, error)) ([]T, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var all []T
+	for rows.Next() {
+		item, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, item)
+	}
+	return all, rows.Err()
+}
+
+func noEndpoint() error { return problem.New(problem.NotFound, "There is no endpoint with this id.") }
+
+// newID is a new random id with its kind in front.
+func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }

@@ -1,0 +1,149 @@
+package webhooks
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+)
+
+const (
+	maxPayload = 256 << 10
+	// maxEventBody leaves room for the type and the id around a payload of full size.
+	maxEventBody = maxPayload + 4<<10
+	maxEventID   = 128
+)
+
+// eventInput is the body of POST /events.
+type eventInput struct {
+	Type    string          `json:"type"`
+	Payload json.RawMessage `json:"payload"`
+	// ID makes the call repeatable: an id that is known already sends nothing. Default: a new one.
+	ID string `json:"id"`
+}
+
+// accepted is the answer to it.
+type accepted struct {
+	ID         string `json:"id"`
+	Deliveries int    `json:"deliveries"`
+	Duplicate  bool   `json:"duplicate,omitempty"`
+}
+
+func (s *Service) createEvent(w http.ResponseWriter, r *http.Request) error {
+	var in eventInput
+	if err := httpapi.DecodeJSON(w, r, maxEventBody, &in); err != nil {
+		return err
+	}
+	switch {
+	case !validType(in.Type):
+		return problem.New(problem.InvalidRequest, "type must be words of letters, digits, - and _ joined by dots, such as order.created, at most %d bytes.", maxType)
+	case in.Payload == nil:
+		return problem.New(problem.InvalidRequest, "payload is required, it may be any JSON value.")
+	case len(in.Payload) > maxPayload:
+		return problem.New(problem.ContentTooLarge, "payload must not be larger than %d bytes.", maxPayload)
+	case !utf8.Valid(in.Payload):
+		return problem.New(problem.InvalidRequest, "payload must be valid UTF-8.")
+	case in.ID == "":
+		in.ID = newID("evt_")
+	case !validEventID(in.ID):
+		return problem.New(problem.InvalidRequest, "id must be at most %d visible ASCII characters without a dot.", maxEventID)
+	}
+	now := time.Now()
+	body, err := envelope(in.Type, now, in.Payload)
+	if err != nil {
+		return err
+	}
+	var out accepted
+	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
+		out, err = s.publish(r.Context(), tx, in, body, now)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if out.Deliveries > 0 {
+		s.jobs.Poke()
+	}
+	return httpapi.WriteJSON(w, http.StatusAccepted, out)
+}
+
+// publish stores the event, and a delivery with its job for each endpoint that wants it.
+func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body []byte, now time.Time) (accepted, error) {
+	out := accepted{ID: in.ID}
+	n, err := affected(tx.ExecContext(ctx, "INSERT INTO webhooks_events (id, type, body, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+		in.ID, in.Type, body, now.UnixMilli()))
+	if err != nil {
+		return out, fmt.Errorf("storing the event: %w", err)
+	}
+	if n == 0 {
+		out.Duplicate = true
+		return out, nil
+	}
+	rows, err := tx.QueryContext(ctx, "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE state = ? ORDER BY seq", active)
+	endpoints, err := collect(rows, err, scanEndpoint)
+	if err != nil {
+		return out, fmt.Errorf("reading the endpoints: %w", err)
+	}
+	for _, e := range endpoints {
+		if !wanted(e.item.Types, in.Type) {
+			continue
+		}
+		id := newID("dlv_")
+		_, err = tx.ExecContext(ctx, "INSERT INTO webhooks_deliveries (id, event_id, endpoint_id, state, created_at) VALUES (?, ?, ?, ?, ?)",
+			id, in.ID, e.item.ID, pending, now.UnixMilli())
+		if err != nil {
+			return out, fmt.Errorf("storing the delivery: %w", err)
+		}
+		if err = s.enqueue(ctx, tx, id); err != nil {
+			return out, err
+		}
+		out.Deliveries++
+	}
+	return out, nil
+}
+
+// deliverJob is the payload of a job of deliverKind.
+type deliverJob struct {
+	Delivery string `json:"delivery"`
+}
+
+func (s *Service) enqueue(ctx context.Context, tx *sql.Tx, delivery string) error {
+	payload, err := json.Marshal(deliverJob{delivery})
+	if err != nil {
+		return fmt.Errorf("encoding the job: %w", err)
+	}
+	if _, err = s.jobs.EnqueueTx(ctx, tx, deliverKind, payload); err != nil {
+		return fmt.Errorf("enqueueing the delivery: %w", err)
+	}
+	return nil
+}
+
+// envelope is what every attempt sends: the shape that Standard Webhooks advises, around the
+// payload's own bytes, so that numbers and the order of members stay as they were given.
+func envelope(typ string, at time.Time, payload []byte) ([]byte, error) {
+	head, err := json.Marshal(struct {
+		Type      string `json:"type"`
+		Timestamp string `json:"timestamp"`
+	}{typ, at.UTC().Format("2006-01-02T15:04:05.000Z07:00")})
+	if err != nil {
+		return nil, fmt.Errorf("encoding the event: %w", err)
+	}
+	body := append(head[:len(head)-1], `,"data":`...)
+	return append(append(body, payload...), '}'), nil
+}
+
+// validEventID says whether s can be a webhook-id.
+func validEventID(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' || c == '.' {
+			return false
+		}
+	}
+	return len(s) <= maxEventID
+}

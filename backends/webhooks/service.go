@@ -1,0 +1,172 @@
+// Package webhooks is the webhooks backend. Outgoing, it sends events to the endpoints that want
+// them, signed as Standard Webhooks, and tries again until they are taken. Incoming, it keeps
+// verified events once each and hands them to a queue of the jobs backend.
+package webhooks
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// deliverKind is the job that makes one attempt at one delivery.
+const deliverKind = "webhooks.deliver"
+
+// Jobs is what this backend needs of the jobs backend.
+type Jobs interface {
+	// EnqueueTx puts a job of an in-process kind into tx; it runs after the commit.
+	EnqueueTx(ctx context.Context, tx *sql.Tx, kind string, payload []byte) (id string, err error)
+	// EnqueuePushTx puts an HTTP push to the target of the named queue into tx.
+	EnqueuePushTx(ctx context.Context, tx *sql.Tx, queue string, body []byte, header http.Header) (id string, err error)
+	// Handle sets the worker of an in-process kind. An error with RetryAfter() is retried then
+	// without using an attempt, one whose Permanent() is true ends the job, others are retried.
+	Handle(kind string, work func(ctx context.Context, payload []byte) error)
+	// Poke says that a transaction with a job has been committed.
+	Poke()
+	// QueueTarget is where the queue pushes to; ok says that the queue exists and has a target.
+	QueueTarget(queue string) (target string, ok bool)
+}
+
+// Deps are what a Service works with.
+type Deps struct {
+	// DB holds the tables, migrated. Required.
+	DB *sqldb.DB
+	// Jobs runs the deliveries and takes the received events. Required.
+	Jobs Jobs
+	// Log takes what goes wrong on our side. Required.
+	Log *slog.Logger
+}
+
+// Service is the webhooks backend. Several may work on one database at once.
+type Service struct {
+	db     *sqldb.DB
+	jobs   Jobs
+	log    *slog.Logger
+	guard  *guard
+	sender *sender
+	router *httpapi.Router
+}
+
+// Open migrates the tables and makes the service.
+func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, error) {
+	jobs, err := service.Need[Jobs](ctx, h, "jobs")
+	if err != nil {
+		return nil, err
+	}
+	if err = migrate(ctx, h.DB); err != nil {
+		return nil, err
+	}
+	return New(c, Deps{DB: h.DB, Jobs: jobs, Log: h.Log.With("backend", "webhooks")})
+}
+
+func migrate(ctx context.Context, db *sqldb.DB) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return fmt.Errorf("reading the migrations: %w", err)
+	}
+	return db.Migrate(ctx, "webhooks", files)
+}
+
+// New makes the service and becomes the worker of its jobs.
+func New(c Config, d Deps) (*Service, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	g, err := newGuard(c.AllowPrivate)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{db: d.DB, jobs: d.Jobs, log: d.Log, guard: g, sender: newSender(g, c.Timeout.Or(defaultTimeout))}
+	s.router = httpapi.NewRouter(d.Log)
+	s.router.Handle(http.MethodPost, "/endpoints", s.createEndpoint)
+	s.router.Handle(http.MethodGet, "/endpoints", s.listEndpoints)
+	s.router.Handle(http.MethodGet, "/endpoints/{id}", s.getEndpoint)
+	s.router.Handle(http.MethodPut, "/endpoints/{id}", s.putEndpoint)
+	s.router.Handle(http.MethodDelete, "/endpoints/{id}", s.deleteEndpoint)
+	s.router.Handle(http.MethodPost, "/events", s.createEvent)
+	s.router.Handle(http.MethodGet, "/deliveries", s.listDeliveries)
+	s.router.Handle(http.MethodGet, "/deliveries/{id}", s.getDelivery)
+	s.router.Handle(http.MethodPost, "/deliveries/{id}/retry", s.retryDelivery)
+	s.router.Handle(http.MethodGet, "/received", s.listReceived)
+	d.Jobs.Handle(deliverKind, s.deliver)
+	return s, nil
+}
+
+// ServeHTTP is the HTTP API.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
+
+// Check reads one row.
+func (s *Service) Check(ctx context.Context) error {
+	var n int
+	if err := s.db.Read.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1 FROM webhooks_endpoints LIMIT 1)").Scan(&n); err != nil {
+		return fmt.Errorf("reading the database: %w", err)
+	}
+	return nil
+}
+
+// Close closes the idle connections to endpoints.
+func (s *Service) Close() error {
+	s.sender.close()
+	return nil
+}
+
+// before is the upper bound of a page: lists go from the newest row to the oldest, and a cursor is
+// the number of the last row that was given out.
+func before(cursor string) (int64, error) {
+	if cursor == "" {
+		return 1<<63 - 1, nil
+	}
+	n, err := strconv.ParseInt(cursor, 10, 64)
+	if err != nil || n < 1 {
+		return 0, problem.New(problem.InvalidRequest, "cursor is not one that this list gave out.")
+	}
+	return n, nil
+}
+
+// numbered is a row of a list with its number.
+type numbered[T any] struct {
+	seq  int64
+	item T
+}
+
+// page is at most limit rows of those given, of which there is one more if another page follows.
+func page[T any](rows []numbered[T], limit int) httpapi.Page[T] {
+	p := httpapi.Page[T]{Items: []T{}}
+	if len(rows) > limit {
+		rows = rows[:limit]
+		p.NextCursor = strconv.FormatInt(rows[limit-1].seq, 10)
+	}
+	for _, row := range rows {
+		p.Items = append(p.Items, row.item)
+	}
+	return p
+}
+
+// when is a time as the tables hold it, for JSON: nil for none.
+func when(ms int64) *time.Time {
+	if ms == 0 {
+		return nil
+	}
+	t := time.UnixMilli(ms).UTC()
+	return &t
+}
+
+// Interface guards
+var (
+	_ service.Opener  = Config{}
+	_ service.Service = (*Service)(nil)
+)

@@ -1,0 +1,247 @@
+package webhooks
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/webhooks/webhookstest"
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+)
+
+func newService(t *testing.T, c Config) (*Service, *queue) {
+	t.Helper()
+	db, err := sqldb.Open(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	if err = migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	q := newQueue(t, db)
+	s, err := New(c, Deps{DB: db, Jobs: q, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s, q
+}
+
+func loopback() Config { return Config{AllowPrivate: []string{"127.0.0.0/8"}} }
+
+func TestExamine(t *testing.T) {
+	s, _ := newService(t, loopback())
+	front := httptest.NewServer(s)
+	defer front.Close()
+	webhookstest.Examine(t, front.URL, front.Client())
+}
+
+func TestConfigIsValidated(t *testing.T) {
+	for name, c := range map[string]Config{
+		"address":    {AllowPrivate: []string{"10.0.0.1"}},
+		"words":      {AllowPrivate: []string{"private"}},
+		"mapped":     {AllowPrivate: []string{"::ffff:10.0.0.0/104"}},
+		"long-pause": {Timeout: 1 << 60},
+	} {
+		if err := c.Validate(); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+	}
+	if err := (Config{}).Validate(); err != nil {
+		t.Errorf("zero value: %v", err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	s, _ := newService(t, Config{})
+	if err := s.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(t.Context()); err == nil {
+		t.Error("got no error although the database is closed")
+	}
+}
+
+func TestReceiveOnce(t *testing.T) {
+	s, q := newService(t, Config{})
+	e := Received{
+		Scheme: "stripe", Endpoint: "/in", Queue: "in", EventID: "evt_1",
+		Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte("{\"n\":1.0}\n"),
+	}
+	const parallel = 50
+	var fresh, failures int
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range parallel {
+		wg.Go(func() {
+			duplicate, err := s.Receive(t.Context(), e)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				failures++
+			case !duplicate:
+				fresh++
+			}
+		})
+	}
+	wg.Wait()
+	if fresh != 1 || failures != 0 {
+		t.Errorf("got %d first ones and %d failures, want 1 and 0", fresh, failures)
+	}
+	bodies, headers := q.pushes(t)
+	if len(bodies) != 1 || bodies[0] != string(e.Body) || headers[0].Get("Content-Type") != "application/json" {
+		t.Errorf("got %q with %v, want one push of the event's bytes", bodies, headers)
+	}
+	for name, other := range map[string]Received{
+		"scheme":   {Scheme: "github", Endpoint: "/in", Queue: "in", EventID: "evt_1"},
+		"endpoint": {Scheme: "stripe", Endpoint: "/in2", Queue: "in", EventID: "evt_1"},
+		"id":       {Scheme: "stripe", Endpoint: "/in", Queue: "in", EventID: "evt_2"},
+	} {
+		if duplicate, err := s.Receive(t.Context(), other); err != nil || duplicate {
+			t.Errorf("another %s: got %v, %v, want a new event", name, duplicate, err)
+		}
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received?limit=3", nil))
+	if got := w.Body.String(); strings.Count(got, `"event_id"`) != 3 || !strings.Contains(got, `"next_cursor"`) || !strings.Contains(got, `"job_id":"push"`) {
+		t.Errorf("got %s, want three events, their jobs and a cursor", got)
+	}
+}
+
+func TestReceiveWithoutTarget(t *testing.T) {
+	s, q := newService(t, Config{})
+	_, err := s.Receive(t.Context(), Received{Scheme: "stripe", Endpoint: "/in", Queue: "absent", EventID: "evt_1"})
+	e, ok := errors.AsType[*problem.Error](err)
+	if !ok || e.Code != problem.Unavailable || e.RetryAfter == 0 || !strings.Contains(e.Detail, "absent") {
+		t.Errorf("got %v, want unavailable with the queue's name", err)
+	}
+	if bodies, _ := q.pushes(t); len(bodies) != 0 {
+		t.Errorf("got %d pushes, want none", len(bodies))
+	}
+}
+
+// TestNothingIsSentWithoutItsCommit: a failing enqueue takes the event back as well.
+func TestNothingIsSentWithoutItsCommit(t *testing.T) {
+	s, _ := newService(t, loopback())
+	post(t, s, "/endpoints", `{"url":"http://127.0.0.1:9/"}`, http.StatusCreated)
+	s.jobs = failingJobs{s.jobs}
+	post(t, s, "/events", `{"type":"a","payload":1,"id":"e1"}`, http.StatusInternalServerError)
+	if _, err := s.Receive(t.Context(), Received{Scheme: "stripe", Endpoint: "/in", Queue: "in", EventID: "evt_1"}); err == nil {
+		t.Error("got no error although the job was not enqueued")
+	}
+	for _, table := range []string{"webhooks_events", "webhooks_deliveries", "webhooks_received"} {
+		if n := count(t, s, table); n != 0 {
+			t.Errorf("%s: got %d rows, want none", table, n)
+		}
+	}
+}
+
+type failingJobs struct{ Jobs }
+
+func (failingJobs) EnqueueTx(context.Context, *sql.Tx, string, []byte) (string, error) {
+	return "", errors.New("no")
+}
+
+func (failingJobs) EnqueuePushTx(context.Context, *sql.Tx, string, []byte, http.Header) (string, error) {
+	return "", errors.New("no")
+}
+
+func post(t *testing.T, s *Service, path, body string, want int) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
+	if w.Code != want {
+		t.Fatalf("POST %s: got %d %s, want %d", path, w.Code, w.Body, want)
+	}
+	return w.Body.String()
+}
+
+func count(t *testing.T, s *Service, from string) (n int) {
+	t.Helper()
+	if err := s.db.Read.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM "+from).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestSweep(t *testing.T) {
+	s, _ := newService(t, loopback())
+	now := time.Now()
+	at := func(age time.Duration) int64 { return now.Add(-age).UnixMilli() }
+	const day = 24 * time.Hour
+	for _, row := range []struct {
+		event, state             string
+		created, attempted, next int64
+	}{
+		{"old", delivered, at(31 * day), at(31 * day), 0},
+		{"young", delivered, at(29 * day), at(29 * day), 0},
+		{"silent", retrying, at(2 * day), at(7 * time.Hour), 0},
+		{"paused", retrying, at(2 * day), at(7 * time.Hour), at(-time.Hour)},
+		{"busy", retrying, at(2 * day), at(5 * time.Hour), 0},
+	} {
+		_, err := s.db.Write.ExecContext(t.Context(), "INSERT INTO webhooks_events (id, type, body, created_at) VALUES (?, 'a', '{}', ?)", row.event, row.created)
+		if err == nil {
+			_, err = s.db.Write.ExecContext(t.Context(), `INSERT INTO webhooks_deliveries (id, event_id, endpoint_id, state, created_at, last_attempt_at, next_at)
+				VALUES (?, ?, 'ep', ?, ?, ?, ?)`, row.event, row.event, row.state, row.created, row.attempted, row.next)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range sweepRows + 10 {
+		_, err := s.db.Write.ExecContext(t.Context(), `INSERT INTO webhooks_received (scheme, endpoint, queue, event_id, job_id, size, received_at)
+			VALUES ('a', 'b', 'c', ?, '', 0, ?)`, i, at(31*day))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // two of them at once do no harm either
+		if err := s.sweep(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := count(t, s, "webhooks_received"); got != 0 {
+		t.Errorf("got %d received events, want none", got)
+	}
+	if got := count(t, s, "webhooks_events"); got != 4 {
+		t.Errorf("got %d events, want 4", got)
+	}
+	for id, want := range map[string]string{"young": delivered, "silent": failed, "paused": retrying, "busy": retrying} {
+		d, err := s.delivery(t.Context(), id)
+		if err != nil || d.State != want {
+			t.Errorf("%s: got %s, %v, want %s", id, d.State, err, want)
+		}
+	}
+	if _, err := s.delivery(t.Context(), "old"); err == nil {
+		t.Error("a delivery of 31 days is still there")
+	}
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	s, _ := newService(t, Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Run did not return")
+	}
+}

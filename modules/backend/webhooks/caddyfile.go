@@ -1,0 +1,43 @@
+package webhooks
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/jobs" // runs the deliveries
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
+)
+
+func init() { caddy.RegisterModule(new(Backend)) }
+
+// CaddyModule is the backend's registration.
+func (*Backend) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "gatehouse.backends.webhooks", New: func() caddy.Module { return new(Backend) }}
+}
+
+// UnmarshalCaddyfile reads the settings. Syntax:
+//
+//	backend webhooks {
+//		allow_private CIDR...     # networks that events may be sent to although they are not public, default none
+//		timeout       DURATION    # of one attempt, up to 2m, default 15s
+//	}
+func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the backend's name
+	if err := dispense.End(d, "webhooks"); err != nil {
+		return err
+	}
+	err := dispense.Block(d, "backend webhooks",
+		dispense.Option{Name: "allow_private", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &b.AllowPrivate) }},
+		dispense.Option{Name: "timeout", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.Timeout) }},
+	)
+	if err != nil {
+		return err
+	}
+	if err = b.Config.Validate(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// Interface guard
+var _ caddyfile.Unmarshaler = (*Backend)(nil)
