@@ -1,0 +1,49 @@
+package cache
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
+)
+
+func init() { caddy.RegisterModule(new(Backend)) }
+
+// CaddyModule is the backend's registration.
+func (*Backend) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: gatehouse.Namespace + ".cache", New: func() caddy.Module { return new(Backend) }}
+}
+
+// UnmarshalCaddyfile reads the settings. Syntax:
+//
+//	backend cache {
+//		memory      SIZE      # values and the responses of http_cache; default 64MiB
+//		disk        SIZE      # values in SQLite; default 256MiB
+//		default_ttl DURATION  # default 5m
+//		max_value   SIZE      # default 1MiB
+//		fill_allow  HOST[:PORT]...   # where fills may fetch from; default none
+//	}
+func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the backend's name
+	if err := dispense.End(d, "backend cache"); err != nil {
+		return err
+	}
+	err := dispense.Block(d, "backend cache",
+		dispense.Option{Name: "memory", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.Memory) }},
+		dispense.Option{Name: "disk", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.Disk) }},
+		dispense.Option{Name: "default_ttl", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.DefaultTTL) }},
+		dispense.Option{Name: "max_value", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.MaxValue) }},
+		dispense.Option{Name: "fill_allow", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &b.FillAllow) }},
+	)
+	if err != nil {
+		return err
+	}
+	if err = b.Validate(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// Interface guards
+var _ caddyfile.Unmarshaler = (*Backend)(nil)
