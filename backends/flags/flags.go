@@ -1,0 +1,140 @@
+// Package flags is the backend of feature flags: named switches with a rollout percentage and lists
+// of users, changed over HTTP and evaluated in process or by OFREP. Flags are kept in SQL; what is
+// evaluated is a snapshot of all of them in memory, replaced in the same call that commits a change,
+// so a change counts from the next evaluation on.
+package flags
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// writeTime bounds one change. A change is not given up when the client leaves: it is committed and
+// seen, or neither.
+const writeTime = 10 * time.Second
+
+// Config has no settings yet: the backend works as it is.
+type Config struct{}
+
+// Validate accepts every Config.
+func (Config) Validate() error { return nil }
+
+// Open migrates the tables and reads all flags, unless this process has read them before.
+func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, error) {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("reading the migrations of flags: %w", err)
+	}
+	if err = h.DB.Migrate(ctx, "flags", files); err != nil {
+		return nil, err
+	}
+	live := h.Memory("flags", func() any { return new(Live) }).(*Live)
+	return New(c, Deps{Ctx: ctx, DB: h.DB, Live: live, Log: h.Log.With("backend", "flags")})
+}
+
+// Deps is what a Service works with.
+type Deps struct {
+	// Ctx bounds the reading of the flags in New. Default: no bound.
+	Ctx context.Context
+	// DB has the migrated tables. Required.
+	DB *sqldb.DB
+	// Live is the snapshot in memory. Services of one process on one database must share it. Default: a new one.
+	Live *Live
+	// Log takes what goes wrong on our side. Default: dropped.
+	Log *slog.Logger
+	// Now is the clock for updated_at. Default: time.Now.
+	Now func() time.Time
+}
+
+// Service is the backend.
+type Service struct {
+	store  store
+	live   *Live
+	now    func() time.Time
+	router *httpapi.Router
+}
+
+// New is a Service that has all flags in memory and is ready to answer.
+func New(_ Config, d Deps) (*Service, error) {
+	if d.Ctx == nil {
+		d.Ctx = context.Background()
+	}
+	if d.Live == nil {
+		d.Live = new(Live)
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	s := &Service{store: store{d.DB}, live: d.Live, now: d.Now, router: httpapi.NewRouter(d.Log)}
+	if err := s.live.load(d.Ctx, s.store); err != nil {
+		return nil, err
+	}
+	s.router.Handle(http.MethodGet, "/flags", s.list)
+	s.router.Handle(http.MethodGet, "/flags/{key}", s.get)
+	s.router.Handle(http.MethodPut, "/flags/{key}", s.put)
+	s.router.Handle(http.MethodDelete, "/flags/{key}", s.delete)
+	s.router.Handle(http.MethodPost, "/ofrep/v1/evaluate/flags", s.evaluateAll)
+	s.router.Handle(http.MethodPost, "/ofrep/v1/evaluate/flags/{key}", s.evaluateOne)
+	return s, nil
+}
+
+// ServeHTTP is the HTTP API.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
+
+// Run has nothing to do in the background and returns when ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Check reads from the table.
+func (s *Service) Check(ctx context.Context) error { return s.store.check(ctx) }
+
+// On says whether the flag is on for the user. A flag that is not there is off. It allocates
+// nothing, unless the names are very long.
+func (s *Service) On(flag, user string) bool {
+	f := s.live.flag(flag)
+	return f != nil && f.Evaluate(user).On
+}
+
+// set creates or replaces the flag if the precondition holds, and makes it count.
+func (s *Service) set(ctx context.Context, key string, d Definition, c conditions) (f *Flag, created bool, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTime)
+	defer cancel()
+	s.live.mu.Lock()
+	defer s.live.mu.Unlock()
+	f, created, err = s.store.put(ctx, key, d, c, s.now())
+	if err != nil {
+		return nil, false, err
+	}
+	s.live.put(f)
+	return f, created, nil
+}
+
+// remove deletes the flag if it is there and the precondition holds, and makes that count.
+func (s *Service) remove(ctx context.Context, key string, c conditions) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTime)
+	defer cancel()
+	s.live.mu.Lock()
+	defer s.live.mu.Unlock()
+	if err := s.store.delete(ctx, key, c, s.now()); err != nil {
+		return err
+	}
+	s.live.drop(key)
+	return nil
+}

@@ -1,0 +1,159 @@
+package locks
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+)
+
+// pruneBatch bounds one deletion, so that it holds the writing connection for a moment only.
+const pruneBatch = 1000
+
+// SQLStore keeps locks in SQL.
+type SQLStore struct{ db *sqldb.DB }
+
+// NewSQLStore is the store in db, whose tables Config.Open migrates.
+func NewSQLStore(db *sqldb.DB) *SQLStore { return &SQLStore{db} }
+
+// querier is a transaction or the reading pool.
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// current is the lock as now sees it, with its owner, or ErrNotHeld.
+func current(ctx context.Context, q querier, name string, now time.Time) (l Lock, owner string, err error) {
+	var expires int64
+	err = q.QueryRowContext(ctx, `SELECT token, fence, expires_at FROM locks_locks WHERE name = ? AND expires_at > ?`, name, now.UnixMilli()).
+		Scan(&owner, &l.Fence, &expires)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Lock{}, "", ErrNotHeld
+	case err != nil:
+		return Lock{}, "", fmt.Errorf("reading a lock: %w", err)
+	}
+	l.Name, l.ExpiresAt = name, fromMilli(expires)
+	return l, owner, nil
+}
+
+// owned is current for an owner: ErrHeld if the lock is another's.
+func owned(ctx context.Context, q querier, name, owner string, now time.Time) (Lock, error) {
+	l, holder, err := current(ctx, q, name, now)
+	if err == nil && holder != owner {
+		return l, ErrHeld
+	}
+	return l, err
+}
+
+// free is nil if nobody holds the lock, and ErrHeld with the lock if somebody does.
+func free(ctx context.Context, q querier, name string, now time.Time) (Lock, error) {
+	l, _, err := current(ctx, q, name, now)
+	switch {
+	case errors.Is(err, ErrNotHeld):
+		return Lock{}, nil
+	case err != nil:
+		return Lock{}, err
+	}
+	return l, ErrHeld
+}
+
+// Acquire implements Store. A lock that is held is seen without waiting for the writing connection.
+func (s *SQLStore) Acquire(ctx context.Context, name, owner string, now time.Time, ttl time.Duration) (l Lock, err error) {
+	if l, err = free(ctx, s.db.Read, name, now); err != nil {
+		return l, err
+	}
+	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+		if l, err = free(ctx, tx, name, now); err != nil {
+			return err
+		}
+		l = Lock{Name: name, ExpiresAt: fromMilli(now.Add(ttl).UnixMilli())}
+		if err := tx.QueryRowContext(ctx, `UPDATE locks_fence SET last = last + 1 WHERE id = 1 RETURNING last`).Scan(&l.Fence); err != nil {
+			return fmt.Errorf("taking a fence: %w", err)
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO locks_locks (name, token, fence, expires_at) VALUES (?, ?, ?, ?)
+			ON CONFLICT (name) DO UPDATE SET token = excluded.token, fence = excluded.fence, expires_at = excluded.expires_at`,
+			name, owner, l.Fence, l.ExpiresAt.UnixMilli())
+		if err != nil {
+			return fmt.Errorf("writing a lock: %w", err)
+		}
+		return nil
+	})
+	return l, err
+}
+
+// Renew implements Store.
+func (s *SQLStore) Renew(ctx context.Context, name, owner string, now time.Time, ttl time.Duration) (l Lock, err error) {
+	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+		if l, err = owned(ctx, tx, name, owner, now); err != nil {
+			return err
+		}
+		l.ExpiresAt = fromMilli(now.Add(ttl).UnixMilli())
+		if _, err := tx.ExecContext(ctx, `UPDATE locks_locks SET expires_at = ? WHERE name = ?`, l.ExpiresAt.UnixMilli(), name); err != nil {
+			return fmt.Errorf("renewing a lock: %w", err)
+		}
+		return nil
+	})
+	return l, err
+}
+
+// Release implements Store.
+func (s *SQLStore) Release(ctx context.Context, name, owner string, now time.Time) (l Lock, err error) {
+	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+		if l, err = owned(ctx, tx, name, owner, now); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM locks_locks WHERE name = ?`, name); err != nil {
+			return fmt.Errorf("releasing a lock: %w", err)
+		}
+		return nil
+	})
+	return l, err
+}
+
+// Get implements Store.
+func (s *SQLStore) Get(ctx context.Context, name string, now time.Time) (Lock, error) {
+	l, _, err := current(ctx, s.db.Read, name, now)
+	return l, err
+}
+
+// List implements Store.
+func (s *SQLStore) List(ctx context.Context, after int64, limit int, now time.Time) (locks []Lock, err error) {
+	rows, err := s.db.Read.QueryContext(ctx, `SELECT name, fence, expires_at FROM locks_locks WHERE fence > ? AND expires_at > ? ORDER BY fence LIMIT ?`,
+		after, now.UnixMilli(), limit)
+	if err != nil {
+		return nil, fmt.Errorf("listing locks: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var l Lock
+		var expires int64
+		if err = rows.Scan(&l.Name, &l.Fence, &expires); err != nil {
+			return nil, fmt.Errorf("listing locks: %w", err)
+		}
+		l.ExpiresAt = fromMilli(expires)
+		locks = append(locks, l)
+	}
+	return locks, rows.Err()
+}
+
+// Prune implements Store.
+func (s *SQLStore) Prune(ctx context.Context, now time.Time) error {
+	for {
+		r, err := s.db.Write.ExecContext(ctx, `DELETE FROM locks_locks WHERE name IN
+			(SELECT name FROM locks_locks WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)`, now.UnixMilli(), pruneBatch)
+		if err != nil {
+			return fmt.Errorf("pruning locks: %w", err)
+		}
+		if n, err := r.RowsAffected(); err != nil || n < pruneBatch {
+			return err
+		}
+	}
+}
+
+func fromMilli(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+
+// Interface guards
+var _ Store = (*SQLStore)(nil)

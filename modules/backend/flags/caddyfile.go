@@ -1,0 +1,24 @@
+package flags
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
+)
+
+func init() { caddy.RegisterModule(Backend{}) }
+
+// UnmarshalCaddyfile reads the backend's line. Syntax:
+//
+//	backend flags
+func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the backend's name
+	if err := dispense.End(d, "backend flags"); err != nil {
+		return err
+	}
+	return dispense.Block(d, "backend flags")
+}
+
+// Interface guards
+var _ caddyfile.Unmarshaler = (*Backend)(nil)
