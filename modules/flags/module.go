@@ -68,8 +68,8 @@ func (m *MatchFlag) MatchWithError(r *http.Request) (bool, error) {
 // ------------|-------------
 // `{http.split.variant}` | The variant: `on` or `off`
 //
-// A response depends on the user, and a cache in front of Split does not know it: let the app mark
-// its responses private, or vary them by what identifies the user.
+// A response depends on the user. http_cache keeps none that Split has chosen; for caches further
+// out, let the app mark them private or vary them by what identifies the user.
 type Split struct {
 	// Name is the flag's key. Required.
 	Name string `json:"name"`

@@ -29,7 +29,8 @@ const defaultMaxObject = 1 << 20
 // Kept are responses to GET with a status of 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 or 501
 // that say how long they are fresh, by CDN-Cache-Control (RFC 9213), s-maxage, max-age or Expires.
 // Not kept are responses that say private, no-store or no-cache, to all caches or to CDNs, that set a
-// cookie, that vary on * or on who asks, or that are larger than MaxObject. A request that carries a
+// cookie, that vary on * or on who asks, that a split has chosen ({http.split.variant}), or that are
+// larger than MaxObject. A request that carries a
 // Cookie or an X-Api-Key is answered from the cache, but its own response is kept only if it says
 // public or s-maxage.
 //
@@ -123,13 +124,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 }
 
 // identified says whether an earlier directive has authenticated the request.
-func identified(r *http.Request) bool {
+func identified(r *http.Request) bool { return placeholder(r, "http.auth.user.id") != "" }
+
+// placeholder is the value that another directive has set, or "".
+func placeholder(r *http.Request, name string) string {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
-		return false
+		return ""
 	}
-	id, _ := repl.GetString("http.auth.user.id")
-	return id != ""
+	v, _ := repl.GetString(name)
+	return v
 }
 
 // urlOf is the request's URL as the app behind the gateway will see it.
@@ -184,7 +188,7 @@ func (h *Handler) miss(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	rec := &recorder{ResponseWriter: w, reserve: store.Reserve, release: store.Release}
 	rec.decide = func(status int, header http.Header) (bool, int) {
 		limit := min(h.limit, store.MaxObject())
-		if rec.length <= limit {
+		if rec.length <= limit && placeholder(r, "http.split.variant") == "" {
 			e, vary = h.entryOf(r.Method, asked, before, header, status, start, store, mark)
 		}
 		h.announce(header, why+storedParam(e))
