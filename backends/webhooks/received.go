@@ -25,15 +25,24 @@ type Received struct {
 	Body []byte
 }
 
+// CanReceive says why events for the queue could not be delivered: it must exist and have a target.
+func (s *Service) CanReceive(queue string) error {
+	if _, ok := s.jobs.QueueTarget(queue); ok {
+		return nil
+	}
+	return &problem.Error{
+		Code: problem.Unavailable, RetryAfter: noTargetRetry,
+		Detail: fmt.Sprintf("Events cannot be taken in: the queue %[1]s of the jobs backend does not exist or has no target, "+
+			"give it one in the global options: gatehouse { backend jobs { queue %[1]s { target URL } } }", queue),
+	}
+}
+
 // Receive keeps the event and enqueues its push to the queue's target, both in one transaction. An
 // event that was received before is a duplicate, and nothing is enqueued. An error means that
 // nothing was kept and the sender should try again. A queue without a target is unavailable.
 func (s *Service) Receive(ctx context.Context, e Received) (duplicate bool, err error) {
-	if _, ok := s.jobs.QueueTarget(e.Queue); !ok {
-		return false, &problem.Error{
-			Code: problem.Unavailable, RetryAfter: noTargetRetry,
-			Detail: fmt.Sprintf("Events cannot be taken in: the queue %s of the jobs backend does not exist or has no target.", e.Queue),
-		}
+	if err = s.CanReceive(e.Queue); err != nil {
+		return false, err
 	}
 	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
 		duplicate, err = s.receive(ctx, tx, e)

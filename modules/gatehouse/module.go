@@ -45,6 +45,7 @@ type App struct {
 	key     [sha256.Size]byte // of everything that the host depends on
 	mu      sync.Mutex
 	used    []string
+	checks  []func(*service.Host) error
 	held    bool // this app has a reference on hosts[key]
 	host    atomic.Pointer[service.Host]
 	started chan struct{}
@@ -144,7 +145,7 @@ func (a *App) Start() error {
 	a.held = true
 	host := pooled.(pooledHost).Host
 	a.mu.Lock()
-	names := slices.Clone(a.used)
+	names, checks := slices.Clone(a.used), slices.Clone(a.checks)
 	a.mu.Unlock()
 	for name := range a.openers {
 		names = append(names, name)
@@ -152,6 +153,11 @@ func (a *App) Start() error {
 	slices.Sort(names)
 	if err = host.Open(context.Background(), slices.Compact(names)...); err != nil {
 		return err
+	}
+	for _, check := range checks {
+		if err = check(host); err != nil {
+			return err
+		}
 	}
 	a.host.Store(host)
 	close(a.started)
@@ -238,6 +244,20 @@ func Need[T any](ctx caddy.Context, name string) (*Ref[T], error) {
 	app.used = append(app.used, name)
 	app.mu.Unlock()
 	return &Ref[T]{app: app, name: name}, nil
+}
+
+// AtStart adds a check that must hold when the backend has been opened, for what no Provision can
+// know. Its error refuses the configuration.
+func (r *Ref[T]) AtStart(check func(T) error) {
+	r.app.mu.Lock()
+	defer r.app.mu.Unlock()
+	r.app.checks = append(r.app.checks, func(h *service.Host) error {
+		t, ok := h.Service(r.name).(T)
+		if !ok {
+			return fmt.Errorf("backend %s does not offer what is needed of it", r.name)
+		}
+		return check(t)
+	})
 }
 
 // Get is the backend, ready to answer. While the configuration starts it waits for it, at most 5 s.

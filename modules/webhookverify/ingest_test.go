@@ -256,16 +256,12 @@ func TestIngestNeverTakesForged(t *testing.T) {
 	}
 }
 
-func TestIngestWithoutTargetIs503(t *testing.T) {
+func TestIngestWithoutTargetDoesNotStart(t *testing.T) {
 	for name, global := range map[string]string{"no-queue": "", "no-target": "backend jobs {\n\t\t\tqueue webhooks\n\t\t}"} {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, signature.Standard, "ingest", global, "")
-			resp := g.Do(signed(t, signature.Standard, "msg_1", "{}", time.Now(), standardSecret))
-			if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-				t.Fatalf("got %d, Retry-After %q, want 503 with one", resp.StatusCode, resp.Header.Get("Retry-After"))
-			}
-			if _, detail := problemOf(t, resp); !strings.Contains(detail, "queue webhooks") {
-				t.Errorf("got %q, want the queue's name", detail)
+			_, err := tryStart(t, signature.Standard, "ingest", global, "")
+			if err == nil || !strings.Contains(err.Error(), "queue webhooks { target URL }") {
+				t.Errorf("got %v, want an error that says how to give the queue a target", err)
 			}
 		})
 	}

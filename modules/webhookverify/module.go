@@ -73,6 +73,8 @@ type Receiver interface {
 	// Receive keeps the event and enqueues it, or says that it was received before. An error means
 	// that nothing was kept.
 	Receive(ctx context.Context, e webhooks.Received) (duplicate bool, err error)
+	// CanReceive says why events for the queue could not be delivered; nil if they can.
+	CanReceive(queue string) error
 }
 
 // Provision checks the configuration and reads the secrets.
@@ -96,10 +98,14 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	if err = h.loadKeys(ctx); err != nil {
 		return err
 	}
-	if h.Ingest != "" {
-		h.receiver, err = gatehouse.Need[Receiver](ctx, "webhooks")
+	if h.Ingest == "" {
+		return nil
 	}
-	return err
+	if h.receiver, err = gatehouse.Need[Receiver](ctx, "webhooks"); err != nil {
+		return err
+	}
+	h.receiver.AtStart(func(r Receiver) error { return r.CanReceive(h.Ingest) })
+	return nil
 }
 
 func (h *Handler) loadKeys(ctx caddy.Context) error {

@@ -1,0 +1,114 @@
+package identity_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/identity"
+)
+
+func TestSigningKeys(t *testing.T) {
+	ec, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ec384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	rsaKey, _ := rsa.GenerateKey(rand.Reader, 2048)
+	public, _ := x509.MarshalPKIXPublicKey(ec.Public())
+	for name, c := range map[string]struct {
+		key       []byte
+		alg       string // "" if the key must be refused
+		published int
+	}{
+		"ec-p256":      {pkcs8(t, ec), "ES256", 1},
+		"rsa-2048":     {pkcs8(t, rsaKey), "RS256", 1},
+		"raw-32-bytes": {[]byte(strings.Repeat("k", 32)), "HS256", 0},
+		"raw-31-bytes": {[]byte(strings.Repeat("k", 31)), "", 0},
+		"ec-p384":      {pkcs8(t, ec384), "", 0},
+		"public-key":   {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), "", 0},
+		"torn-pem":     {[]byte("-----BEGIN PRIVATE KEY-----\nAAAA"), "", 0},
+		"empty":        {nil, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			signer, err := identity.NewSigner(keySet(c.key))
+			if c.alg == "" {
+				if err == nil {
+					t.Fatal("got no error")
+				}
+				if len(c.key) > 0 && strings.Contains(err.Error(), string(c.key)) {
+					t.Errorf("the error shows the key")
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, err := signer.Mint(identity.Claims{Subject: "s", Issuer: "i", Audience: "a", TTL: time.Minute}, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := start(t, identity.Config{}, keySet(c.key))
+			f.VerificationKeys(func(kid, alg string, key any) {
+				if _, err = jwt.NewParser(jwt.WithValidMethods([]string{c.alg})).Parse(token, func(tok *jwt.Token) (any, error) {
+					if tok.Header["kid"] != kid || alg != c.alg {
+						t.Errorf("got kid %v and alg %s, want %s and %s", tok.Header["kid"], alg, kid, c.alg)
+					}
+					return key, nil
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+			w := httptest.NewRecorder()
+			f.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/.well-known/jwks.json", nil))
+			b, _ := io.ReadAll(w.Result().Body)
+			if got := strings.Count(string(b), `"kty"`); got != c.published || !strings.HasPrefix(string(b), `{"keys":[`) {
+				t.Errorf("got %d keys published in %s, want %d", got, b, c.published)
+			}
+		})
+	}
+}
+
+// The key and its thumbprint are RFC 8037 appendix A.
+func TestKeyIDIsTheThumbprint(t *testing.T) {
+	seed, _ := base64.RawURLEncoding.DecodeString("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
+	f := start(t, identity.Config{}, keySet(pkcs8(t, ed25519.NewKeyFromSeed(seed))))
+	f.VerificationKeys(func(kid, alg string, _ any) {
+		if want := "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"; kid != want || alg != "EdDSA" {
+			t.Errorf("got kid %s, alg %s, want %s, EdDSA", kid, alg, want)
+		}
+	})
+}
+
+func TestMintRefusesClaims(t *testing.T) {
+	raw, _ := identity.GenerateKey()
+	signer, err := identity.NewSigner(keySet(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := identity.Claims{Subject: "s", Issuer: "i", Audience: "a", TTL: time.Minute}
+	for name, change := range map[string]func(*identity.Claims){
+		"no-subject":            func(c *identity.Claims) { c.Subject = "" },
+		"newline-in-subject":    func(c *identity.Claims) { c.Subject = "a\nb" },
+		"no-audience":           func(c *identity.Claims) { c.Audience = "" },
+		"no-ttl":                func(c *identity.Claims) { c.TTL = 0 },
+		"endless":               func(c *identity.Claims) { c.TTL = 400 * 24 * time.Hour },
+		"role-with-a-backslash": func(c *identity.Claims) { c.Role = `\` },
+	} {
+		c := good
+		change(&c)
+		if _, err := signer.Mint(c, time.Now()); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package identity
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+)
+
+// Claims are what a token says. Subject, Issuer, Audience and TTL are required.
+type Claims struct {
+	// Subject is the stable id of whom the token is for.
+	Subject string
+	// Role is left out where it is empty.
+	Role string
+	// Scope are scopes with a space between them; left out where it is empty.
+	Scope    string
+	Issuer   string
+	Audience string
+	TTL      time.Duration
+}
+
+func (c Claims) validate() error {
+	switch {
+	case c.Subject == "" || len(c.Subject) > 255 || !printable(c.Subject):
+		return errors.New("the subject must be 1 to 255 printable characters")
+	case c.Issuer == "" || c.Audience == "":
+		return errors.New("the issuer and the audience must not be empty")
+	case c.TTL < time.Second || c.TTL > MaxTTL:
+		return errors.New("the ttl must be from 1s to 366d")
+	}
+	return validateGrants(c.Role, c.Scope)
+}
+
+// Signer signs tokens with the newest of its keys.
+type Signer struct{ keys []signingKey }
+
+// NewSigner reads the keys. Its errors name the key that cannot be used.
+func NewSigner(set *secret.Set) (*Signer, error) {
+	keys, err := parseKeys(set)
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{keys}, nil
+}
+
+// Mint is a signed token (RFC 7519) that is valid from now on. It has a random jti.
+func (s *Signer) Mint(c Claims, now time.Time) (string, error) {
+	if err := c.validate(); err != nil {
+		return "", err
+	}
+	claims := jwt.MapClaims{
+		"iss": c.Issuer, "sub": c.Subject, "aud": c.Audience, "jti": rand.Text(),
+		"iat": now.Unix(), "exp": now.Add(c.TTL).Unix(),
+	}
+	if c.Role != "" {
+		claims["role"] = c.Role
+	}
+	if c.Scope != "" {
+		claims["scope"] = c.Scope
+	}
+	key := s.keys[0]
+	t := jwt.NewWithClaims(key.method, claims)
+	t.Header["kid"] = key.kid
+	signed, err := t.SignedString(key.sign)
+	if err != nil {
+		return "", fmt.Errorf("signing the token: %w", err)
+	}
+	return signed, nil
+}
+
+// jwks is the JWK set (RFC 7517 section 5) of the public keys; symmetric keys are not in it.
+func (s *Signer) jwks() ([]byte, error) {
+	set := jwkset.JWKSMarshal{Keys: []jwkset.JWKMarshal{}}
+	for _, k := range s.keys {
+		if _, symmetric := k.verify.([]byte); symmetric {
+			continue
+		}
+		jwk, err := jwkset.NewJWKFromKey(k.verify, jwkset.JWKOptions{Metadata: jwkset.JWKMetadataOptions{
+			ALG: jwkset.ALG(k.method.Alg()), KID: k.kid, USE: jwkset.UseSig,
+		}})
+		if err != nil {
+			return nil, fmt.Errorf("publishing the key %s: %w", k.kid, err)
+		}
+		set.Keys = append(set.Keys, jwk.Marshal())
+	}
+	b, err := json.Marshal(set)
+	if err != nil {
+		return nil, fmt.Errorf("publishing the keys: %w", err)
+	}
+	return append(b, '\n'), nil
+}

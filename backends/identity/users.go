@@ -1,0 +1,218 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"embed"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/mail"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+var (
+	// ErrNoUser says that no user has that email address.
+	ErrNoUser = errors.New("there is no user with this email address")
+	// ErrUserExists says that a user with that email address is there already.
+	ErrUserExists = errors.New("a user with this email address is there already")
+)
+
+// User is one user. The password's hash is not part of it.
+type User struct {
+	ID       string `json:"id"`
+	Email    string `json:"email"`
+	Role     string `json:"role,omitempty"`
+	Scope    string `json:"scope,omitempty"`
+	Disabled bool   `json:"disabled"`
+	// CreatedAt is in UTC, to the millisecond.
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// Users are the users in the database. It is safe for concurrent use, also by several processes.
+type Users struct{ db *sqldb.DB }
+
+// OpenUsers brings the users' table to its newest version.
+func OpenUsers(ctx context.Context, db *sqldb.DB) (*Users, error) {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	if err = db.Migrate(ctx, "identity", files); err != nil {
+		return nil, err
+	}
+	return &Users{db}, nil
+}
+
+// Add makes a user. Role and scope may be empty. ErrUserExists if the address is taken, whatever
+// its case; other errors say which value is not valid.
+func (u *Users) Add(ctx context.Context, email, password, role, scope string) (User, error) {
+	if err := validateEmail(email); err != nil {
+		return User{}, err
+	}
+	if err := validateGrants(role, scope); err != nil {
+		return User{}, err
+	}
+	hash, err := newPassword(password)
+	if err != nil {
+		return User{}, err
+	}
+	user := User{ID: newUserID(), Email: email, Role: role, Scope: scope, CreatedAt: time.Now().UTC().Truncate(time.Millisecond)}
+	_, err = u.db.Write.ExecContext(ctx,
+		`INSERT INTO identity_users (id, email, email_key, password_hash, role, scope, disabled, created_at) VALUES ($1, $2, $3, $4, $5, $6, 0, $7)`,
+		user.ID, user.Email, emailKey(email), hash, role, scope, user.CreatedAt.UnixMilli())
+	switch {
+	case sqldb.IsUnique(err):
+		return User{}, ErrUserExists
+	case err != nil:
+		return User{}, fmt.Errorf("storing the user: %w", err)
+	}
+	return user, nil
+}
+
+// List are all users by email address.
+func (u *Users) List(ctx context.Context) ([]User, error) {
+	rows, err := u.db.Read.QueryContext(ctx, `SELECT id, email, role, scope, disabled, created_at FROM identity_users ORDER BY email_key`)
+	if err != nil {
+		return nil, fmt.Errorf("reading the users: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	users := []User{}
+	for rows.Next() {
+		var user User
+		var created int64
+		if err = rows.Scan(&user.ID, &user.Email, &user.Role, &user.Scope, &user.Disabled, &created); err != nil {
+			return nil, fmt.Errorf("reading the users: %w", err)
+		}
+		user.CreatedAt = time.UnixMilli(created).UTC()
+		users = append(users, user)
+	}
+	if err = rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading the users: %w", err)
+	}
+	return users, nil
+}
+
+// SetPassword gives the user another password. Tokens given out before stay valid until they expire.
+func (u *Users) SetPassword(ctx context.Context, email, password string) error {
+	hash, err := newPassword(password)
+	if err != nil {
+		return err
+	}
+	return u.update(ctx, `UPDATE identity_users SET password_hash = $1 WHERE email_key = $2`, hash, emailKey(email))
+}
+
+// Disable lets the user log in no more. Tokens given out before stay valid until they expire.
+func (u *Users) Disable(ctx context.Context, email string) error {
+	return u.update(ctx, `UPDATE identity_users SET disabled = $1 WHERE email_key = $2`, 1, emailKey(email))
+}
+
+func (u *Users) update(ctx context.Context, query string, args ...any) error {
+	res, err := u.db.Write.ExecContext(ctx, query, args...)
+	if err != nil {
+		return fmt.Errorf("changing the user: %w", err)
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return fmt.Errorf("changing the user: %w", err)
+	}
+	if n == 0 {
+		return ErrNoUser
+	}
+	return nil
+}
+
+// credentials are a user with the hash of the password.
+type credentials struct {
+	User
+	hash string
+}
+
+func (u *Users) find(ctx context.Context, email string) (credentials, error) {
+	var c credentials
+	err := u.db.Read.QueryRowContext(ctx,
+		`SELECT id, email, role, scope, disabled, password_hash FROM identity_users WHERE email_key = $1`, emailKey(email)).
+		Scan(&c.ID, &c.Email, &c.Role, &c.Scope, &c.Disabled, &c.hash)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return c, ErrNoUser
+	case err != nil:
+		return c, fmt.Errorf("reading the user: %w", err)
+	}
+	return c, nil
+}
+
+// rehash replaces a hash by another of the same password, unless the password was changed meanwhile.
+func (u *Users) rehash(ctx context.Context, c credentials, hash string) error {
+	_, err := u.db.Write.ExecContext(ctx,
+		`UPDATE identity_users SET password_hash = $1 WHERE id = $2 AND password_hash = $3`, hash, c.ID, c.hash)
+	if err != nil {
+		return fmt.Errorf("storing the new hash: %w", err)
+	}
+	return nil
+}
+
+func emailKey(email string) string { return strings.ToLower(email) }
+
+func newUserID() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b)
+	return "usr_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b))
+}
+
+func newPassword(password string) (string, error) {
+	switch {
+	case !utf8.ValidString(password):
+		return "", errors.New("the password must be valid UTF-8")
+	case utf8.RuneCountInString(password) < MinPassword:
+		return "", fmt.Errorf("the password must have at least %d characters", MinPassword)
+	case len(password) > MaxPassword:
+		return "", fmt.Errorf("the password must have at most %d bytes", MaxPassword)
+	}
+	return HashPassword(password)
+}
+
+func validateEmail(email string) error {
+	addr, err := mail.ParseAddress(email)
+	if err != nil || addr.Address != email || len(email) > 254 || !printable(email) {
+		return errors.New("the email address is not valid, write it as name@example.com")
+	}
+	return nil
+}
+
+// validateGrants checks a role and a list of scopes by the grammar of RFC 6749 section 3.3.
+func validateGrants(role, scope string) error {
+	if !scopeToken(role) || len(role) > 64 {
+		return errors.New("the role must have at most 64 printable ASCII characters without spaces, quotes and backslashes")
+	}
+	if scope == "" {
+		return nil
+	}
+	if len(scope) > 1024 {
+		return errors.New("the scope must have at most 1024 characters")
+	}
+	for s := range strings.SplitSeq(scope, " ") {
+		if s == "" || !scopeToken(s) {
+			return errors.New(`the scope must be words of printable ASCII without quotes and backslashes, with one space between them, such as "orders:read orders:write"`)
+		}
+	}
+	return nil
+}
+
+func scopeToken(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' })
+}
+
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
+}

@@ -1,0 +1,254 @@
+package identity
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/identity"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+)
+
+// exitUsage is the exit code of a command that was called in a wrong way; a failure exits with 1.
+const exitUsage = 2
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "token",
+		Usage: "mint --sub SUBJECT",
+		Short: "Makes access tokens",
+		Long: `
+Makes access tokens that are signed by the key in the data directory, which jwt_auth
+trusts where it names no keys of its own. The key is generated where there is none yet.
+
+Exit codes: 0 done, 1 failed, 2 called in a wrong way.
+`,
+		CobraFunc: tokenCommand,
+	})
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "users",
+		Usage: "add|ls|passwd|disable",
+		Short: "Manages the users of the identity backend",
+		Long: `
+Manages the users who may log in at POST /login of the identity backend. It works on the
+data directory and may run while the gateway runs. A password is read from the first line
+of the standard input, never from the command line, where others would see it.
+
+Exit codes: 0 done, 1 failed, 2 called in a wrong way.
+`,
+		CobraFunc: usersCommand,
+	})
+}
+
+// options are the flags that every command has.
+type options struct {
+	dataDir string
+	json    bool
+}
+
+func tokenCommand(cmd *cobra.Command) {
+	var o options
+	var ttl string
+	c := identity.Claims{}
+	mint := &cobra.Command{Use: "mint --sub SUBJECT", Short: "Prints a new token and nothing else", RunE: run(&o, 0, func(cmd *cobra.Command, _ []string) error {
+		d, err := unit.ParseDuration(ttl)
+		if err != nil {
+			return usage(fmt.Errorf("--ttl: %w", err))
+		}
+		if c.Subject == "" {
+			return usage(errors.New("--sub is missing: name whom the token is for"))
+		}
+		c.TTL = d.Std()
+		return mintToken(cmd.OutOrStdout(), o, c)
+	})}
+	f := mint.Flags()
+	f.StringVar(&c.Subject, "sub", "", "whom the token is for (required)")
+	f.StringVar(&c.Role, "role", "", "the claim role")
+	f.StringVar(&c.Scope, "scope", "", `the claim scope, such as "orders:read orders:write"`)
+	f.StringVar(&ttl, "ttl", "1h", "how long the token is valid")
+	f.StringVar(&c.Audience, "audience", identity.DefaultAudience, "the claim aud")
+	f.StringVar(&c.Issuer, "issuer", identity.DefaultIssuer, "the claim iss")
+	group(cmd, &o, mint)
+}
+
+func mintToken(out io.Writer, o options, c identity.Claims) error {
+	keys, err := service.GeneratedKey(o.dataDir, identity.KeyName, identity.GenerateKey)
+	if err != nil {
+		return err
+	}
+	signer, err := identity.NewSigner(keys)
+	if err != nil {
+		return err
+	}
+	token, err := signer.Mint(c, time.Now())
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return json.NewEncoder(out).Encode(map[string]any{"token": token, "token_type": "Bearer", "expires_in": int64(c.TTL / time.Second)})
+	}
+	_, err = fmt.Fprintln(out, token)
+	return err
+}
+
+func usersCommand(cmd *cobra.Command) {
+	var o options
+	var role, scope string
+	add := &cobra.Command{Use: "add EMAIL", Short: "Adds a user and prints the id", RunE: run(&o, 1, func(cmd *cobra.Command, args []string) error {
+		password, err := readPassword(cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		return withUsers(cmd.Context(), o, func(ctx context.Context, users *identity.Users) error {
+			u, err := users.Add(ctx, args[0], password, role, scope)
+			if err != nil {
+				return err
+			}
+			return show(cmd.OutOrStdout(), o, u, u.ID)
+		})
+	})}
+	add.Flags().StringVar(&role, "role", "", "the role in the user's tokens")
+	add.Flags().StringVar(&scope, "scope", "", `the scope in the user's tokens, such as "orders:read orders:write"`)
+	ls := &cobra.Command{Use: "ls", Short: "Lists the users", RunE: run(&o, 0, func(cmd *cobra.Command, _ []string) error {
+		return withUsers(cmd.Context(), o, func(ctx context.Context, users *identity.Users) error {
+			list, err := users.List(ctx)
+			if err != nil {
+				return err
+			}
+			return listUsers(cmd.OutOrStdout(), o, list)
+		})
+	})}
+	passwd := &cobra.Command{Use: "passwd EMAIL", Short: "Gives a user another password", RunE: run(&o, 1, func(cmd *cobra.Command, args []string) error {
+		password, err := readPassword(cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		return withUsers(cmd.Context(), o, func(ctx context.Context, users *identity.Users) error {
+			if err := users.SetPassword(ctx, args[0], password); err != nil {
+				return err
+			}
+			return show(cmd.OutOrStdout(), o, map[string]any{"email": args[0], "password_changed": true}, "The password of "+args[0]+" is changed.")
+		})
+	})}
+	disable := &cobra.Command{Use: "disable EMAIL", Short: "Lets a user log in no more; tokens given out stay valid until they expire", RunE: run(&o, 1, func(cmd *cobra.Command, args []string) error {
+		return withUsers(cmd.Context(), o, func(ctx context.Context, users *identity.Users) error {
+			if err := users.Disable(ctx, args[0]); err != nil {
+				return err
+			}
+			return show(cmd.OutOrStdout(), o, map[string]any{"email": args[0], "disabled": true}, args[0]+" can log in no more.")
+		})
+	})}
+	group(cmd, &o, add, ls, passwd, disable)
+}
+
+// group makes cmd the parent of the given commands, which share its flags.
+func group(cmd *cobra.Command, o *options, commands ...*cobra.Command) {
+	cmd.PersistentFlags().StringVar(&o.dataDir, "data-dir", "./data", "the data_dir of the configuration")
+	cmd.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return fail(c, o, usage(err)) })
+	cmd.AddCommand(commands...)
+	cmd.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		return fail(c, o, usage(fmt.Errorf("there is no command %s %s", c.Name(), args[0])))
+	}
+}
+
+// run checks the number of arguments and turns an error into a sentence and an exit code.
+func run(o *options, arguments int, do func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != arguments {
+			return fail(cmd, o, usage(fmt.Errorf("got %d arguments, usage: gatehouse %s", len(args), cmd.UseLine())))
+		}
+		if err := do(cmd, args); err != nil {
+			return fail(cmd, o, err)
+		}
+		return nil
+	}
+}
+
+type usageError struct{ error }
+
+func usage(err error) error { return usageError{err} }
+
+// fail prints err on the standard error and returns what makes Caddy's main exit with its code.
+func fail(cmd *cobra.Command, o *options, err error) error {
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	if o.json {
+		_ = json.NewEncoder(cmd.ErrOrStderr()).Encode(map[string]string{"error": err.Error()})
+	} else {
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "gatehouse: "+err.Error())
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitUsage, nil })(cmd, nil)
+	}
+	return err
+}
+
+// withUsers opens the database beside a gateway that may be running on it.
+func withUsers(ctx context.Context, o options, do func(context.Context, *identity.Users) error) (err error) {
+	if err = os.MkdirAll(o.dataDir, 0o700); err != nil {
+		return fmt.Errorf("the data directory cannot be created: %w", err)
+	}
+	db, err := sqldb.Open(ctx, o.dataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	users, err := identity.OpenUsers(ctx, db)
+	if err != nil {
+		return err
+	}
+	return do(ctx, users)
+}
+
+// readPassword is the first line of the input.
+func readPassword(in io.Reader) (string, error) {
+	const newline = 2
+	line, err := bufio.NewReader(io.LimitReader(in, identity.MaxPassword+newline+1)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", fmt.Errorf("reading the password from the standard input: %w", err)
+	}
+	line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
+	if line == "" {
+		return "", usage(errors.New("the password is missing: give it as the first line of the standard input"))
+	}
+	return line, nil
+}
+
+func show(out io.Writer, o options, v any, text string) error {
+	if o.json {
+		return json.NewEncoder(out).Encode(v)
+	}
+	_, err := fmt.Fprintln(out, text)
+	return err
+}
+
+func listUsers(out io.Writer, o options, list []identity.User) error {
+	if o.json {
+		return json.NewEncoder(out).Encode(map[string]any{"items": list})
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "ID\tEMAIL\tROLE\tSCOPE\tSTATE\tCREATED")
+	for _, u := range list {
+		state := "active"
+		if u.Disabled {
+			state = "disabled"
+		}
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", u.ID, u.Email, u.Role, u.Scope, state, u.CreatedAt.Format(time.RFC3339))
+	}
+	return table.Flush()
+}

@@ -1,0 +1,110 @@
+package jwtauth
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// maxClaimHeader is the greatest length of one claim header's value.
+const maxClaimHeader = 4 << 10
+
+// claimHeaders are the headers that carry claims, names in canonical form.
+type claimHeaders []ClaimHeader
+
+func canonical(headers []ClaimHeader) claimHeaders {
+	c := slices.Clone(headers)
+	for i := range c {
+		c[i].Header = http.CanonicalHeaderKey(c[i].Header)
+	}
+	return c
+}
+
+// clear deletes what the client sent under our names. A name in Connection goes too: a proxy would
+// take the header for one of the connection's own and drop it before the app sees it.
+func (c claimHeaders) clear(h http.Header) {
+	for i := range c {
+		delete(h, c[i].Header)
+	}
+	if connection := h["Connection"]; len(c) > 0 && len(connection) > 0 {
+		h["Connection"] = c.without(connection)
+	}
+}
+
+func (c claimHeaders) without(connection []string) []string {
+	var keep []string
+	for _, line := range connection {
+		for option := range strings.SplitSeq(line, ",") {
+			option = strings.TrimSpace(option)
+			name := http.CanonicalHeaderKey(option)
+			if !slices.ContainsFunc(c, func(ours ClaimHeader) bool { return ours.Header == name }) {
+				keep = append(keep, option)
+			}
+		}
+	}
+	return keep
+}
+
+// field is a header with its value.
+type field struct{ name, value string }
+
+// fields are the headers for these claims.
+func (c claimHeaders) fields(from claims) ([]field, error) {
+	var fields []field
+	for _, ch := range c {
+		v := from.MapClaims[ch.Claim]
+		if v == nil {
+			continue
+		}
+		s := headerValue(v)
+		if len(s) > maxClaimHeader {
+			return nil, invalid("A claim of the token is too large to be handed on.")
+		}
+		fields = append(fields, field{ch.Header, s})
+	}
+	return fields, nil
+}
+
+// headerValue encodes a claim by the rules of ClaimHeader.
+func headerValue(v any) string {
+	if s, ok := text(v); ok {
+		return percentEncode(s, false)
+	}
+	if array, ok := v.([]any); ok {
+		if s, ok := joined(array); ok {
+			return s
+		}
+	}
+	b, _ := json.Marshal(v) // it came from JSON
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func joined(array []any) (string, bool) {
+	parts := make([]string, len(array))
+	for i, e := range array {
+		s, ok := text(e)
+		if !ok {
+			return "", false
+		}
+		parts[i] = percentEncode(s, true)
+	}
+	return strings.Join(parts, ","), true
+}
+
+// percentEncode makes s a header value that decodes to s and to nothing else.
+func percentEncode(s string, comma bool) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(s) {
+		ch := s[i]
+		atEnd := i == 0 || i == len(s)-1
+		if ch < ' ' || ch > '~' || ch == '%' || ch == ' ' && atEnd || ch == ',' && comma {
+			b.Write([]byte{'%', hex[ch>>4], hex[ch&15]})
+			continue
+		}
+		b.WriteByte(ch)
+	}
+	return b.String()
+}

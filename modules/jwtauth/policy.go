@@ -1,0 +1,178 @@
+package jwtauth
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+)
+
+const (
+	defaultLeeway = 30 * time.Second
+	maxLeeway     = 5 * time.Minute
+)
+
+// Policy is what a token must say to pass, and what is told to the app behind.
+type Policy struct {
+	// Issuer is what the claim iss must be, to the letter. There is no discovery in this version: the
+	// keys come from secret or jwks. Default: with the identity backend's keys its issuer, with other
+	// keys iss is not checked.
+	Issuer string `json:"issuer,omitempty"`
+	// Audience are names of this API: the claim aud must hold one of them. Default: with the identity
+	// backend's keys its audience, with other keys aud is not checked, so that a token which the
+	// issuer made for another API passes too.
+	Audience []string `json:"audience,omitempty"`
+	// Require are rules that must all hold; otherwise the answer is 403.
+	Require []Rule `json:"require,omitempty"`
+	// ClaimHeaders are claims that the app behind gets as request headers.
+	ClaimHeaders []ClaimHeader `json:"claim_headers,omitempty"`
+	// Leeway is how far the clocks of the issuer and of this machine may be apart, 0s to 5m. Default: 30s.
+	Leeway *unit.Duration `json:"leeway,omitempty"`
+	// Optional lets requests without a token pass, without an identity. A token that is not valid is
+	// refused all the same. Default: false.
+	Optional bool `json:"optional,omitempty"`
+}
+
+// Rule is one requirement. Exactly one of Scope, Role and Claim is set.
+type Rule struct {
+	// Scope are scopes that the token must all have, in its claim scope or scp: words with spaces
+	// between them, or an array.
+	Scope []string `json:"scope,omitempty"`
+	// Role are roles of which the token must have one, in its claim role or roles: a string, or an array.
+	Role []string `json:"role,omitempty"`
+	// Claim is the name of a claim that must be one of Values, or an array that holds one of them.
+	Claim string `json:"claim,omitempty"`
+	// Values go with Claim. Numbers and booleans are compared by their text.
+	Values []string `json:"values,omitempty"`
+}
+
+// ClaimHeader names a claim and the request header that carries it.
+//
+// A string is sent as it is, with control characters, characters outside ASCII, % and spaces at
+// either end percent-encoded. Numbers and booleans are sent as their text, an array of these joined
+// by commas (a comma inside an element is encoded), and anything else as JSON in base64url without
+// padding. A claim that is absent or null sends no header. A token whose value does not fit in
+// 4 KiB is refused.
+type ClaimHeader struct {
+	Claim  string `json:"claim"`
+	Header string `json:"header"`
+}
+
+// Validate says what is wrong with the policy.
+func (p *Policy) Validate() error {
+	if p.Leeway != nil && (*p.Leeway < 0 || p.Leeway.Std() > maxLeeway) {
+		return fmt.Errorf("leeway must be from 0s to 5m, not %s: correct the clocks instead", p.Leeway)
+	}
+	if slices.Contains(p.Audience, "") {
+		return errors.New("audience must not be empty")
+	}
+	for _, r := range p.Require {
+		if err := r.validate(); err != nil {
+			return err
+		}
+	}
+	headers := map[string]string{}
+	for _, c := range p.ClaimHeaders {
+		name := http.CanonicalHeaderKey(c.Header)
+		switch {
+		case c.Claim == "":
+			return errors.New("claim_header needs the name of a claim, such as: claim_header sub X-User-Id")
+		case !fieldName(c.Header) || strings.Contains(c.Header, "_"):
+			return fmt.Errorf("claim_header %s: %q is not a header's name, use letters, digits and hyphens, such as X-User-Id", c.Claim, c.Header)
+		case slices.Contains(reserved, name):
+			return fmt.Errorf("claim_header %s: the header %s has a meaning of its own, choose another such as X-User-Id", c.Claim, name)
+		case headers[name] != "":
+			return fmt.Errorf("claim_header: the claims %s and %s both go to the header %s, keep one of the lines", headers[name], c.Claim, name)
+		}
+		headers[name] = c.Claim
+	}
+	return nil
+}
+
+// reserved are headers that a claim must not replace.
+var reserved = []string{
+	"Authorization", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Cookie", "Expect", "Host", "Keep-Alive",
+	"Origin", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+func (r Rule) validate() error {
+	set := 0
+	for _, given := range []bool{len(r.Scope) > 0, len(r.Role) > 0, r.Claim != ""} {
+		if given {
+			set++
+		}
+	}
+	switch {
+	case set != 1:
+		return errors.New("a require rule needs exactly one of scope, role and claim")
+	case r.Claim != "" && len(r.Values) == 0:
+		return fmt.Errorf("require claim %s needs at least one value", r.Claim)
+	case r.Claim == "" && len(r.Values) > 0:
+		return errors.New("in a require rule, values go with claim")
+	case slices.ContainsFunc(r.Scope, func(s string) bool { return !scopeToken(s) }):
+		return errors.New("require scope: a scope has printable ASCII characters without spaces, quotes and backslashes")
+	}
+	return nil
+}
+
+// scopeToken is the grammar of one scope (RFC 6749 section 3.3).
+func scopeToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' })
+}
+
+// fieldName is the grammar of a header's name (RFC 9110 section 5.6.2).
+func fieldName(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
+		return c <= ' ' || c > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
+	})
+}
+
+func (p *Policy) leeway() time.Duration {
+	if p.Leeway == nil {
+		return defaultLeeway
+	}
+	return p.Leeway.Std()
+}
+
+// scopes are all scopes that the rules ask for, without repetition.
+func (p *Policy) scopes() []string {
+	var all []string
+	for _, r := range p.Require {
+		for _, s := range r.Scope {
+			if !slices.Contains(all, s) {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
+
+// allows says whether the claims meet all rules.
+func (p *Policy) allows(c claims) bool {
+	for i := range p.Require {
+		if !p.Require[i].holds(c) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *Rule) holds(c claims) bool {
+	switch {
+	case len(r.Scope) > 0:
+		has := c.scopes()
+		return !slices.ContainsFunc(r.Scope, func(s string) bool { return !slices.Contains(has, s) })
+	case len(r.Role) > 0:
+		return anyOf(r.Role, append(c.list("role"), c.list("roles")...))
+	default:
+		return anyOf(r.Values, c.list(r.Claim))
+	}
+}
+
+func anyOf(wanted, has []string) bool {
+	return slices.ContainsFunc(wanted, func(s string) bool { return slices.Contains(has, s) })
+}
