@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/cache"
+	"github.com/gatehouse-proxy/gatehouse/backends/flags"
+	"github.com/gatehouse-proxy/gatehouse/backends/identity"
+	"github.com/gatehouse-proxy/gatehouse/backends/jobs"
+	"github.com/gatehouse-proxy/gatehouse/backends/locks"
+	"github.com/gatehouse-proxy/gatehouse/backends/uploads"
+	"github.com/gatehouse-proxy/gatehouse/backends/webhooks"
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+)
+
+// target is one backend: its settings and the paths it answers.
+type target struct {
+	new   func() service.Opener
+	paths []string
+}
+
+var targets = map[string]target{
+	"cache":    {func() service.Opener { return new(cache.Config) }, []string{"/cache/"}},
+	"flags":    {func() service.Opener { return new(flags.Config) }, []string{"/flags", "/flags/", "/ofrep/"}},
+	"identity": {func() service.Opener { return new(identity.Config) }, []string{"/login", "/.well-known/jwks.json"}},
+	"jobs":     {func() service.Opener { return new(jobs.Config) }, []string{"/jobs", "/jobs/", "/queues", "/queues/"}},
+	"locks":    {func() service.Opener { return new(locks.Config) }, []string{"/locks", "/locks/"}},
+	"uploads":  {func() service.Opener { return new(uploads.Config) }, []string{"/uploads/"}},
+	"webhooks": {func() service.Opener { return new(webhooks.Config) }, []string{"/events", "/endpoints", "/endpoints/", "/deliveries", "/deliveries/", "/received"}},
+}
+
+func names() []string { return slices.Sorted(maps.Keys(targets)) }
+
+// config is the file that --config names.
+type config struct {
+	// Listen is the address to answer on. Default: 127.0.0.1:8081. The backends believe the header
+	// Gatehouse-Subject, so nobody but the gateway may reach them.
+	Listen string `json:"listen,omitempty"`
+	service.Settings
+	// Backends are the settings of each backend, by name; the same as in the gateway's JSON.
+	Backends map[string]json.RawMessage `json:"backends,omitempty"`
+}
+
+func load(file string) (config, error) {
+	cfg := config{Listen: "127.0.0.1:8081"}
+	if file == "" {
+		return cfg, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return cfg, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if err = strict(b, &cfg); err != nil {
+		return cfg, fmt.Errorf("%s: %w", file, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Backends)) {
+		if _, err = cfg.opener(name); err != nil {
+			return cfg, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return cfg, nil
+}
+
+// strict refuses unknown members.
+func strict(b []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	return dec.Decode(v)
+}
+
+// opener is the settings of a backend: as configured, or its defaults.
+func (c config) opener(name string) (service.Opener, error) {
+	t, ok := targets[name]
+	if !ok {
+		return nil, fmt.Errorf("unknown backend %q, known are: %s", name, strings.Join(names(), ", "))
+	}
+	o := t.new()
+	if raw, ok := c.Backends[name]; ok {
+		if err := strict(raw, o); err != nil {
+			return nil, fmt.Errorf("backend %s: %w", name, err)
+		}
+	}
+	if v, ok := o.(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return nil, fmt.Errorf("backend %s: %w", name, err)
+		}
+	}
+	return o, nil
+}
+
+// routes mounts the backends by their paths, and /livez and /readyz beside them.
+func routes(host *service.Host, wanted []string) (http.Handler, error) {
+	mux := http.NewServeMux()
+	for _, name := range wanted {
+		h, err := host.Handler(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range targets[name].paths {
+			mux.Handle(path, h)
+		}
+	}
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		defer cancel()
+		for name, err := range host.Check(ctx) {
+			if err != nil {
+				problem.Write(w, r, service.Unavailable(name, err))
+				return
+			}
+		}
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		problem.Write(w, r, problem.New(problem.NotFound, "No backend answers at this path."))
+	})
+	return mux, nil
+}

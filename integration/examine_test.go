@@ -1,0 +1,159 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/cache/cachetest"
+	"github.com/gatehouse-proxy/gatehouse/backends/flags/flagstest"
+	"github.com/gatehouse-proxy/gatehouse/backends/jobs/jobstest"
+	"github.com/gatehouse-proxy/gatehouse/backends/locks/lockstest"
+	"github.com/gatehouse-proxy/gatehouse/backends/uploads/uploadstest"
+	"github.com/gatehouse-proxy/gatehouse/backends/webhooks/webhookstest"
+)
+
+// inProcess mounts the backends in the gateway.
+const inProcess = `{
+	admin %[1]s
+	gatehouse {
+		data_dir %[2]s/data
+		backend jobs {
+			queue examine {
+				attempts 3
+				backoff  fixed 50ms
+			}
+			allow 127.0.0.1
+		}
+		backend webhooks {
+			allow_private 127.0.0.0/8
+		}
+		backend cache {
+			fill_allow 127.0.0.1
+		}
+	}
+}
+http://127.0.0.1:%[3]s {
+	jwt_auth {
+		optional
+	}
+	@jobs path /jobs /jobs/* /queues /queues/*
+	handle @jobs {
+		backend jobs
+	}
+	@flags path /flags /flags/* /ofrep/*
+	handle @flags {
+		backend flags
+	}
+	@locks path /locks /locks/*
+	handle @locks {
+		backend locks
+	}
+	@webhooks path /events /endpoints /endpoints/* /deliveries /deliveries/* /received
+	handle @webhooks {
+		backend webhooks
+	}
+	handle /uploads/* {
+		backend uploads
+	}
+	handle /cache/* {
+		backend cache
+	}
+	handle {
+		backend identity
+	}
+}
+`
+
+// split proxies to the backends, which run alone.
+const split = `{
+	admin %[1]s
+	gatehouse {
+		data_dir %[2]s/gateway
+	}
+}
+http://127.0.0.1:%[3]s {
+	jwt_auth {
+		jwks     http://127.0.0.1:%[4]s/.well-known/jwks.json
+		issuer   gatehouse
+		audience api
+		optional
+	}
+	reverse_proxy 127.0.0.1:%[4]s {
+		header_up Gatehouse-Subject {http.auth.user.id}
+	}
+}
+`
+
+const splitBackends = `{
+	"listen": "127.0.0.1:%[1]s",
+	"data_dir": "%[2]s/data",
+	"backends": {
+		"jobs": {"queues": {"examine": {"attempts": 3, "backoff": "fixed 50ms"}}, "allow": ["127.0.0.1"]},
+		"webhooks": {"allow_private": ["127.0.0.0/8"]},
+		"cache": {"fill_allow": ["127.0.0.1"]}
+	}
+}`
+
+// TestExaminers judges the backends in the gateway's process and alone behind reverse_proxy by the
+// same examiners.
+func TestExaminers(t *testing.T) {
+	t.Run("in-process", func(t *testing.T) {
+		e := &example{dir: t.TempDir(), admin: "127.0.0.1:" + freePort(t)}
+		port := freePort(t)
+		e.base = "http://127.0.0.1:" + port
+		e.serve(t, fmt.Sprintf(inProcess, e.admin, e.dir, port))
+		e.examine(t)
+	})
+	t.Run("behind-a-proxy", func(t *testing.T) {
+		e := &example{dir: t.TempDir(), admin: "127.0.0.1:" + freePort(t)}
+		port, backends := freePort(t), freePort(t)
+		e.base = "http://127.0.0.1:" + port
+		file := filepath.Join(e.dir, "backends.json")
+		if err := os.WriteFile(file, fmt.Appendf(nil, splitBackends, backends, e.dir), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := start(t, e.dir, "backends", "--config", file, "cache", "flags", "identity", "jobs", "locks", "uploads", "webhooks")
+		p.waitFor("http://127.0.0.1:" + backends + "/readyz")
+		e.serve(t, fmt.Sprintf(split, e.admin, e.dir, port, backends))
+		e.examine(t)
+		p.terminate()
+	})
+}
+
+// serve runs the gateway with the Caddyfile.
+func (e *example) serve(t *testing.T, caddyfile string) {
+	t.Helper()
+	e.config = filepath.Join(e.dir, "Caddyfile")
+	if err := os.WriteFile(e.config, []byte(caddyfile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.run(t)
+}
+
+func (e *example) examine(t *testing.T) {
+	key, err := os.ReadFile(filepath.Join(e.dir, "data", "keys", "jobs-signing"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	var mu sync.Mutex
+	tokens := map[string]string{}
+	as := func(r *http.Request, name string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if tokens[name] == "" {
+			tokens[name] = e.gatehouse(t, "", "token", "mint", "--sub", name)
+		}
+		r.Header.Set("Authorization", "Bearer "+tokens[name])
+	}
+	t.Run("jobs", func(t *testing.T) { jobstest.Examine(t, e.base, client, jobstest.Options{SigningKey: string(key)}) })
+	t.Run("uploads", func(t *testing.T) { uploadstest.Examine(t, e.base, client, as) })
+	t.Run("cache", func(t *testing.T) { cachetest.Examine(t, e.base, client) })
+	t.Run("locks", func(t *testing.T) { lockstest.Examine(t, e.base, client) })
+	t.Run("flags", func(t *testing.T) { flagstest.Examine(t, e.base, client) })
+	t.Run("webhooks", func(t *testing.T) { webhookstest.Examine(t, e.base, client) })
+}

@@ -1,0 +1,109 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// step is one command of the README and what it prints.
+type step struct {
+	line    int
+	command string
+	want    string
+}
+
+// steps reads the ```console blocks: a line that begins with "$ " is a command, lines that begin
+// with "> " continue it, and the lines up to the next command are what it prints.
+func steps(text string) []step {
+	var all []step
+	inside := false
+	for i, line := range strings.Split(text, "\n") {
+		switch {
+		case line == "```console":
+			inside = true
+		case strings.HasPrefix(line, "```"):
+			inside = false
+		case !inside:
+		case strings.HasPrefix(line, "$ "):
+			all = append(all, step{line: i + 1, command: line[2:]})
+		case strings.HasPrefix(line, "> ") && all[len(all)-1].want == "":
+			all[len(all)-1].command += "\n" + line[2:]
+		default:
+			all[len(all)-1].want += line + "\n"
+		}
+	}
+	return all
+}
+
+// pattern is what a step prints as a regular expression: … stands for anything within a line.
+func pattern(want string) *regexp.Regexp {
+	return regexp.MustCompile(`^` + strings.ReplaceAll(regexp.QuoteMeta(want), "…", `[^\n]*`) + `$`)
+}
+
+// runSteps runs the commands in one shell, so that variables set by one are there for the next, and
+// returns the steps that printed something else.
+func runSteps(t *testing.T, all []step, e *example) []string {
+	t.Helper()
+	const mark = "----step----"
+	var script strings.Builder
+	for _, s := range all {
+		fmt.Fprintf(&script, "%s\nprintf '%%s\\n' '%s'\n", e.ports.Replace(s.command), mark)
+	}
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", script.String())
+	cmd.Dir = e.dir
+	bin, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(bin, filepath.Join(e.dir, "bin")); err != nil && !os.IsExist(err) {
+		t.Fatal(err)
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("the shell: %v\n%s", err, out)
+	}
+	var wrong []string
+	printed := strings.Split(strings.ReplaceAll(string(out), "\r\n", "\n"), mark+"\n") // header lines end in CRLF
+	for i, s := range all {
+		if got := printed[i]; !pattern(strings.TrimSuffix(e.ports.Replace(s.want), "\n")).MatchString(strings.TrimSuffix(got, "\n")) {
+			wrong = append(wrong, fmt.Sprintf("README.md:%d: $ %s\nprints\n%s\nbut the README says\n%s", s.line, s.command, got, s.want))
+		}
+	}
+	return wrong
+}
+
+// TestReadme executes every command of the README's tour against the built binary.
+func TestReadme(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := steps(string(b))
+	if len(all) < 15 {
+		t.Fatalf("the tour has %d steps, want at least 15", len(all))
+	}
+	e := newExample(t)
+	e.run(t)
+	for _, w := range runSteps(t, all, e) {
+		t.Error(w)
+	}
+}
+
+// TestReadmeTestSeesAChangedLine is the test of the test: any expected line that changes is noticed.
+func TestReadmeTestSeesAChangedLine(t *testing.T) {
+	e := newExample(t)
+	text := "```console\n$ echo one; echo two\none\ntwo\n$ A=3\n$ echo $A …\n3 …\n```\n"
+	if wrong := runSteps(t, steps(text), e); len(wrong) != 0 {
+		t.Errorf("a true text was found wrong: %v", wrong)
+	}
+	for _, change := range [][2]string{{"\ntwo", "\ntwo!"}, {"\none\n", "\n"}, {"\n3 …", "\n4 …"}, {"\n$ A=3", "\n$ A=3\nx"}} {
+		if wrong := runSteps(t, steps(strings.Replace(text, change[0], change[1], 1)), e); len(wrong) != 1 {
+			t.Errorf("with %q in place of %q: got %d wrong steps, want 1", change[1], change[0], len(wrong))
+		}
+	}
+}
