@@ -78,7 +78,7 @@ func serve(cfg config, wanted []string) error {
 		return errors.Join(err, host.Close(), listener.Close())
 	}
 	// The headers may be larger than the gateway lets in (16 KiB), as it adds some of its own.
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+	srv := &http.Server{Handler: drain(mux), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(listener) }()
 	log.Info("serving", "address", listener.Addr().String(), "backends", wanted)
