@@ -38,7 +38,7 @@ func readConditions(h http.Header) (c conditions, err error) {
 // check compares the preconditions with the state in the same transaction as the change.
 func (c conditions) check(version int64, exists bool) error {
 	current := strconv.FormatInt(version, 10)
-	if c.match.given && !(exists && c.match.strong(current)) {
+	if c.match.given && (!exists || !c.match.strong(current)) {
 		if !exists {
 			return problem.New(problem.PreconditionFailed, "If-Match asks for a flag that is there, and this one is not.")
 		}

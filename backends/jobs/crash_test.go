@@ -44,7 +44,7 @@ func enqueueUntilKilled(dir, url string) error {
 		if w.Code != http.StatusAccepted {
 			return fmt.Errorf("got %d %s", w.Code, w.Body)
 		}
-		fmt.Println(i, strings.TrimPrefix(w.Header().Get("Location"), "/jobs/"))
+		_, _ = fmt.Fprintln(os.Stdout, i, strings.TrimPrefix(w.Header().Get("Location"), "/jobs/"))
 	}
 	return nil
 }
@@ -60,7 +60,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 	g := newTarget(t, false)
 	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.Config.Handler.ServeHTTP(w, r)
-		time.Sleep(20 * time.Millisecond) // the time that work takes, so that some is under way at the kill
+		<-time.After(20 * time.Millisecond) // the time that work takes, so that some is under way at the kill
 	}))
 	defer slow.Close()
 

@@ -175,7 +175,7 @@ func (l *listener) WaitForNotification(ctx context.Context) (*riverdriver.Notifi
 		}
 		due := time.NewTimer(wait)
 		var queue string
-		outbox := false
+		var outbox bool
 		select {
 		case <-ctx.Done():
 			due.Stop()

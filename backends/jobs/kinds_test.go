@@ -97,7 +97,7 @@ func TestInProcessKinds(t *testing.T) {
 			t.Parallel()
 			id := enqueue(t, h, s, kind, `{"a": 1}`)
 			v := reach(t, s, id, want.State)
-			if v.Attempt != want.Attempt || v.Postponed != want.Postponed || v.Kind != kind || v.Queue != "internal" || v.MaxAttempts != 10 || v.Payload != nil {
+			if v.Attempt != want.Attempt || v.Postponed != want.Postponed || v.Kind != kind || v.Queue != "internal" || v.MaxAttempts != 32 || v.Payload != nil {
 				t.Errorf("got %+v, want %+v", v, want)
 			}
 			if kind == "never" && (len(v.Errors) != 1 || v.Errors[0].Message != "deep: broken") {

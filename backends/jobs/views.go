@@ -173,6 +173,7 @@ func (s *Service) list(ctx context.Context, queue, state string, before int64, l
 	if state != "" {
 		where, args = append(where, "j.state IN ("+engineStates[state]+")", userState+" = ?"), append(args, state)
 	}
+	//nolint:gosec // the pieces are constants, values are arguments
 	rows, err := s.db.Read.QueryContext(ctx, "SELECT "+viewColumns+" FROM river_job j WHERE "+
 		strings.Join(where, " AND ")+" ORDER BY j.id DESC LIMIT ?", append(args, limit)...)
 	if err != nil {

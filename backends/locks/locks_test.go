@@ -292,7 +292,7 @@ func victim(dir string) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		fmt.Println(l.Fence)
+		_, _ = fmt.Fprintln(os.Stdout, l.Fence)
 	}
 }
 

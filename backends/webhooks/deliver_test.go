@@ -264,7 +264,7 @@ func (idleJobs) EnqueueTx(context.Context, *sql.Tx, string, []byte) (string, err
 
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); !ok(); <-time.After(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited 10s for %s", what)
 		}

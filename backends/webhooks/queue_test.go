@@ -152,5 +152,8 @@ func (q *queue) pushes(t *testing.T) (bodies []string, headers []http.Header) {
 		}
 		bodies, headers = append(bodies, body), append(headers, h)
 	}
+	if err = rows.Err(); err != nil {
+		t.Fatal(err)
+	}
 	return bodies, headers
 }

@@ -3,6 +3,7 @@
 package problem
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -184,7 +185,7 @@ func (e *Error) Document(status int, instance string) map[string]any {
 	maps.Copy(doc, e.Extra)
 	t := table[e.Code]
 	if t.status != status { // another's status: its class decided the code, the phrase is the status's own
-		t.typ, t.title = "about:blank", http.StatusText(status)
+		t.typ, t.title = "about:blank", cmp.Or(http.StatusText(status), "Error")
 	}
 	doc["type"], doc["title"], doc["status"] = t.typ, t.title, status
 	if e.Detail != "" {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
@@ -53,7 +54,11 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	if h.plan, err = compile(h.From.Path, h.Versions, h.Latest); err != nil {
 		return err
 	}
-	return h.plan.checkLatest(time.Now())
+	// A warning and no error: a configuration must not stop to start because a day has passed.
+	if err := h.plan.checkLatest(time.Now()); err != nil {
+		ctx.Logger().Warn("requests that name no version are refused", zap.Error(err))
+	}
+	return nil
 }
 
 // ServeHTTP settles the version of the request.

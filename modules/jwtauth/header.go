@@ -77,7 +77,7 @@ func headerValue(v any) string {
 			return s
 		}
 	}
-	b, _ := json.Marshal(v) // it came from JSON
+	b, _ := json.Marshal(v) //nolint:errchkjson // it came from JSON
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 

@@ -54,7 +54,7 @@ func (id *identity) placeholder(name string) (any, bool) {
 			return strings.Join(list, ","), true
 		}
 	}
-	b, _ := json.Marshal(v) // it came from JSON
+	b, _ := json.Marshal(v) //nolint:errchkjson // it came from JSON
 	return string(b), true
 }
 

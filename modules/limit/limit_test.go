@@ -293,7 +293,7 @@ func TestRetryAtRetryAfterSucceeds(t *testing.T) {
 			if err != nil || wait < 1 {
 				t.Fatalf("Retry-After is %q", resp.Header.Get("Retry-After"))
 			}
-			time.Sleep(time.Duration(wait) * time.Second)
+			<-time.After(time.Duration(wait) * time.Second)
 			if resp = g.Get("/"); resp.StatusCode != http.StatusOK {
 				t.Fatalf("refused after waiting %d s: %v", wait, resp.Header)
 			}

@@ -15,7 +15,7 @@ type result struct {
 
 func (e *exam) evaluateFor(t *testing.T, key, user string) result {
 	t.Helper()
-	body, _ := json.Marshal(map[string]any{"context": map[string]any{"targetingKey": user, "email": "x@example.com"}})
+	body, _ := json.Marshal(map[string]map[string]string{"context": {"targetingKey": user, "email": "x@example.com"}}) //nolint:errchkjson // strings always encode
 	var got result
 	r := e.want(t, 200, "POST", "/ofrep/v1/evaluate/flags/"+key, string(body))
 	r.json(t, &got)

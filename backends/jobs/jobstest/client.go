@@ -131,7 +131,7 @@ func (e *examiner) reach(t *testing.T, id, state string) job {
 // until waits for a condition and fails the test with what was seen last if it does not come.
 func (e *examiner) until(t *testing.T, what string, is func() bool, seen func() any) {
 	t.Helper()
-	for deadline := time.Now().Add(e.o.Patience); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(e.o.Patience); ; <-time.After(10 * time.Millisecond) {
 		if is() {
 			return
 		}

@@ -122,7 +122,7 @@ func (e *examiner) pause(t *testing.T) {
 		t.Error("the queue is not shown as paused")
 	}
 	r := e.enqueue(t, "/paused", nil)
-	time.Sleep(300 * time.Millisecond) // nothing may happen; there is nothing to wait for
+	<-time.After(300 * time.Millisecond) // nothing may happen; there is nothing to wait for
 	if j := e.get(t, r.ID); j.State != "queued" || len(e.sink.got("/paused")) != 0 {
 		t.Errorf("got %+v, want it to wait while the queue is paused", j)
 	}

@@ -191,7 +191,7 @@ func (e *exam) await(t testing.TB, path, body string) lock {
 		case r.status != http.StatusConflict:
 			t.Fatalf("POST %s: got %d %s", path, r.status, r.body)
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 	t.Fatalf("%s was not free in %s", path, patience)
 	return lock{}
@@ -213,7 +213,7 @@ func (e *exam) expiry(t *testing.T) {
 	e.want(t, 204, "DELETE", path, withToken(second.Token))
 
 	gone := e.want(t, 200, "POST", path+"-gone", `{"ttl":"100ms"}`).lock(t)
-	for deadline := time.Now().Add(patience); e.want(t, 200, "GET", path+"-gone", "").lock(t).Held; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); e.want(t, 200, "GET", path+"-gone", "").lock(t).Held; <-time.After(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("a lock of 100ms does not expire")
 		}
@@ -226,7 +226,7 @@ func (e *exam) expiry(t *testing.T) {
 func (e *exam) renewal(t *testing.T) {
 	path := e.path("renewal")
 	l := e.want(t, 200, "POST", path, `{"ttl":"2s"}`).lock(t)
-	for end := l.ExpiresAt.Add(500 * time.Millisecond); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := l.ExpiresAt.Add(500 * time.Millisecond); time.Now().Before(end); <-time.After(50 * time.Millisecond) {
 		e.want(t, 200, "PUT", path, `{"token":"`+l.Token+`","ttl":"30s"}`)
 		e.problem(t, 409, "lock-held", "POST", path, "")
 	}
@@ -255,7 +255,7 @@ func (e *exam) exclusion(t *testing.T) {
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() {
-			for deadline := time.Now().Add(3 * patience); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+			for deadline := time.Now().Add(3 * patience); time.Now().Before(deadline); <-time.After(2 * time.Millisecond) {
 				r, err := e.send("POST", path, `{"ttl":"60s"}`)
 				var l lock
 				switch {

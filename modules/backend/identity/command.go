@@ -188,7 +188,7 @@ func usage(err error) error { return usageError{err} }
 func fail(cmd *cobra.Command, o *options, err error) error {
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	if o.json {
-		_ = json.NewEncoder(cmd.ErrOrStderr()).Encode(map[string]string{"error": err.Error()})
+		_ = json.NewEncoder(cmd.ErrOrStderr()).Encode(map[string]string{"error": err.Error()}) //nolint:errchkjson // nowhere is left to complain
 	} else {
 		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "gatehouse: "+err.Error())
 	}
