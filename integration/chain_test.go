@@ -52,7 +52,7 @@ func BenchmarkChain(b *testing.B) {
 	for _, link := range chain {
 		site += "\t" + link.site + "\n"
 		b.Run(link.name, func(b *testing.B) {
-			g := serveInProcess(b, "{\n\tgatehouse {\n\t\tdata_dir "+b.TempDir()+"\n\t\tsecret chain env GATEHOUSE_CHAIN_KEY\n\t}\n}\n:80 {\n"+site+"}\n")
+			g := serveInProcess(b, "{\n\tlog {\n\t\toutput discard\n\t}\n\tgatehouse {\n\t\tdata_dir "+b.TempDir()+"\n\t\tsecret chain env GATEHOUSE_CHAIN_KEY\n\t}\n}\n:80 {\n"+site+"}\n")
 			r := httptest.NewRequest(http.MethodGet, "http://example.com/api/v1/things", nil)
 			r.Header = http.Header{"Authorization": {"Bearer " + token}, "Accept": {"application/json"}, "User-Agent": {"bench"}}
 			w := &discard{header: http.Header{}}

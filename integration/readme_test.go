@@ -107,3 +107,25 @@ func TestReadmeTestSeesAChangedLine(t *testing.T) {
 		}
 	}
 }
+
+// TestReadmeSaysWhyEachDependency: a direct dependency without its line in the table is a mistake.
+func TestReadmeSaysWhyEachDependency(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(readme), "## Dependencies, and why")
+	if !ok {
+		t.Fatal("the README has no section on dependencies")
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{if not (or .Indirect .Main)}}{{.Path}}{{end}}", "all").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range strings.Fields(string(out)) {
+		name := path[strings.LastIndex(regexp.MustCompile(`/v\d+$`).ReplaceAllString(path, ""), "/")+1:]
+		if !strings.Contains(table, name) {
+			t.Errorf("README.md does not say why %s is a dependency", path)
+		}
+	}
+}
