@@ -62,7 +62,7 @@ func TestErrorsByStatus(t *testing.T) {
 		"not-allowed":   {"error 405", ours + "method-not-allowed", "The method is not allowed here", 405},
 		"client-closed": {"error 499", ours + "client-closed-request", "The client went away", 499},
 		"teapot":        {"error 418", "about:blank", "I'm a teapot", 418},
-		"unnamed":       {"error 599", "about:blank", "", 599},
+		"unnamed":       {"error 599", "about:blank", "Error", 599},
 		"timeout":       {"error 504", ours + "upstream-timeout", "The app behind the gateway did not answer in time", 504},
 	} {
 		t.Run(name, func(t *testing.T) {
