@@ -45,8 +45,7 @@ func New(c Config, d Deps) (*Service, error) {
 		fillTime: fillTime, slots: make(chan struct{}, maxFills)}
 	s.client = s.newClient()
 	s.fillsCtx, s.stopFills = context.WithCancel(context.Background())
-	s.state.mem.SetMaximum(uint64(c.Memory))
-	s.state.disk.Store(int64(c.Disk))
+	s.state.enter(s)
 	s.router.Handle(http.MethodGet, "/cache/{key...}", s.get)
 	s.router.Handle(http.MethodPut, "/cache/{key...}", s.put)
 	s.router.Handle(http.MethodDelete, "/cache/{key...}", s.delete)
@@ -101,6 +100,7 @@ func (s *Service) Check(ctx context.Context) error {
 
 // Close ends the fills that run and the connections to their origins.
 func (s *Service) Close() error {
+	s.state.leave(s)
 	s.stopFills()
 	s.fills.Wait()
 	s.client.CloseIdleConnections()

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,9 @@ type State struct {
 	fences fences
 	making atomic.Int64 // bytes of objects being made, see Reserve
 	disk   atomic.Int64 // the bound of the disk level
+
+	openMu sync.Mutex
+	open   []*Service // oldest first; the bounds of the newest are in force
 
 	loading sync.Mutex
 	loaded  bool
@@ -135,4 +139,29 @@ func (st *State) commit(batch []*change) {
 		}
 		c.done <- err
 	}
+}
+
+// enter puts the bounds of a new service in force.
+func (s *State) enter(one *Service) {
+	s.openMu.Lock()
+	defer s.openMu.Unlock()
+	s.open = append(s.open, one)
+	s.bound()
+}
+
+// leave takes a service out. If its configuration was refused after all, the bounds are again those
+// of the service that it was to replace.
+func (s *State) leave(one *Service) {
+	s.openMu.Lock()
+	defer s.openMu.Unlock()
+	s.open = slices.DeleteFunc(s.open, func(other *Service) bool { return other == one })
+	if len(s.open) > 0 {
+		s.bound()
+	}
+}
+
+func (s *State) bound() {
+	newest := s.open[len(s.open)-1].cfg
+	s.mem.SetMaximum(uint64(newest.Memory))
+	s.disk.Store(int64(newest.Disk))
 }

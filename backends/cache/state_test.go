@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -381,3 +382,24 @@ func BenchmarkPutParallel(b *testing.B) {
 }
 
 var _ service.Service = (*Service)(nil)
+
+// TestRefusedConfigurationLeavesTheBounds: a service that is opened and closed again, as by a reload
+// that fails elsewhere, must not leave its bounds on the cache of the one that goes on.
+func TestRefusedConfigurationLeavesTheBounds(t *testing.T) {
+	dir := t.TempDir()
+	running, _, stop := start(t, dir, Config{Memory: 8 << 20, Disk: 32 << 20})
+	defer stop()
+	refused, err := New(Config{Memory: 1 << 20, Disk: 16 << 20}, Deps{State: running.state, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := running.state.mem.GetMaximum(); got != 1<<20 {
+		t.Errorf("the new bounds are not in force: %d", got)
+	}
+	if err = refused.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if mem, disk := running.state.mem.GetMaximum(), running.state.disk.Load(); mem != 8<<20 || disk != 32<<20 {
+		t.Errorf("got %d bytes of memory and %d on disk, want those of the running configuration", mem, disk)
+	}
+}

@@ -42,9 +42,9 @@ func TestParseDefinitionRefuses(t *testing.T) {
 	for _, tt := range []struct{ name, in, want string }{
 		{"empty", ``, "empty"},
 		{"null", `null`, "enabled is required"},
-		{"array", `[]`, "must be of type"},
+		{"array", `[]`, "must be an object"},
 		{"no-enabled", `{"percentage":1}`, "enabled is required"},
-		{"enabled-string", `{"enabled":"true"}`, `"enabled" must be of type bool`},
+		{"enabled-string", `{"enabled":"true"}`, `"enabled" must be true or false`},
 		{"fraction", `{"enabled":true,"percentage":0.5}`, "percentage must be a whole number"},
 		{"whole-fraction", `{"enabled":true,"percentage":10.0}`, "percentage must be a whole number"},
 		{"exponent", `{"enabled":true,"percentage":1e1}`, "percentage must be a whole number"},

@@ -157,9 +157,12 @@ func (s *Service) deleteJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	var row *rivertype.JobRow
 	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
-		state, _, _, err := lookUp(r.Context(), tx, id)
+		state, queue, _, err := lookUp(r.Context(), tx, id)
 		if err != nil {
 			return err
+		}
+		if queue == internalQueue {
+			return problem.New(problem.Forbidden, "The job %d is another backend's own and is not cancelled.", id)
 		}
 		if state == stateCompleted || state == stateDead || state == stateCancelled {
 			return problem.New(problem.Conflict, "The job %d is %s, so there is nothing to cancel.", id, state)
@@ -277,6 +280,9 @@ func (s *Service) resumeQueue(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Service) knownQueue(r *http.Request) (string, error) {
 	name := r.PathValue("queue")
+	if name == internalQueue {
+		return "", problem.New(problem.Forbidden, "The queue internal is the other backends' own and goes on.")
+	}
 	if _, ok := s.queues[name]; !ok {
 		return "", problem.New(problem.NotFound, "There is no queue of that name, known are: %s.", strings.Join(slices.Sorted(maps.Keys(s.queues)), ", "))
 	}

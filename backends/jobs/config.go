@@ -84,9 +84,9 @@ func (q Queue) withDefaults() Queue {
 	return q
 }
 
-// internalSettings is the queue of the in-process kinds. Its attempts span about a day, since a
-// webhook's receiver may be down for a night.
-var internalSettings = Queue{Concurrency: 10, Attempts: 32, Backoff: defaultBackoff}
+// internalSettings is the queue of the in-process kinds. Its attempts span about a day, with waits of
+// half an hour on the average towards the end, since a webhook's receiver may be down for a night.
+var internalSettings = Queue{Concurrency: 10, Attempts: 58, Backoff: defaultBackoff}
 
 // queues are the configured queues with their defaults, and the two that always exist.
 func (c Config) queues() map[string]Queue {

@@ -97,7 +97,7 @@ func TestInProcessKinds(t *testing.T) {
 			t.Parallel()
 			id := enqueue(t, h, s, kind, `{"a": 1}`)
 			v := reach(t, s, id, want.State)
-			if v.Attempt != want.Attempt || v.Postponed != want.Postponed || v.Kind != kind || v.Queue != "internal" || v.MaxAttempts != 32 || v.Payload != nil {
+			if v.Attempt != want.Attempt || v.Postponed != want.Postponed || v.Kind != kind || v.Queue != "internal" || v.MaxAttempts != 58 || v.Payload != nil {
 				t.Errorf("got %+v, want %+v", v, want)
 			}
 			if kind == "never" && (len(v.Errors) != 1 || v.Errors[0].Message != "deep: broken") {
@@ -223,4 +223,18 @@ func TestNothingWaitsForItself(t *testing.T) {
 	}
 	wg.Wait()
 	until(t, "all jobs and those they enqueued have run", func() bool { return ran.Load() == 160 })
+}
+
+// TestInternalQueueIsNotForUsers: who may use the API must not be able to stop the other backends.
+func TestInternalQueueIsNotForUsers(t *testing.T) {
+	h, s := open(t, t.TempDir(), jobs.Config{})
+	id := enqueue(t, h, s, "nobody-works-this", `{}`)
+	for _, target := range []string{"POST /queues/internal/pause", "POST /queues/internal/resume", "DELETE /jobs/" + id} {
+		method, path, _ := strings.Cut(target, " ")
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		if w.Code != http.StatusForbidden {
+			t.Errorf("%s: got %d %s, want 403", target, w.Code, w.Body)
+		}
+	}
 }

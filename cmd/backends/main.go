@@ -20,6 +20,9 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
+// graceTime is how long requests in flight may take when the process ends. Running jobs are drained meanwhile.
+const graceTime = 25 * time.Second
+
 func main() {
 	if err := run(os.Args[1:]); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
@@ -87,7 +90,12 @@ func serve(cfg config, wanted []string) error {
 		return errors.Join(err, host.Close())
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	stop() // a second signal ends the process at once
+	host.StopWork()
+	grace, cancel := context.WithTimeout(context.Background(), graceTime)
 	defer cancel()
-	return errors.Join(srv.Shutdown(grace), host.Close())
+	if err = srv.Shutdown(grace); err != nil {
+		err = errors.Join(fmt.Errorf("requests were still in flight after %s: %w", graceTime, err), srv.Close())
+	}
+	return errors.Join(err, host.Close())
 }

@@ -185,7 +185,8 @@ func (b *hosted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.service.ServeHTTP(w, r)
 }
 
-// Check asks every open backend for its health and returns the errors by name, nil for a healthy one.
+// Check asks every open backend and the data directory for their health and returns the errors by
+// name, nil for a healthy one.
 func (h *Host) Check(ctx context.Context) map[string]error {
 	h.mu.Lock()
 	services := make(map[string]Service, len(h.hosted))
@@ -193,12 +194,15 @@ func (h *Host) Check(ctx context.Context) map[string]error {
 		services[name] = b.service
 	}
 	h.mu.Unlock()
-	health := make(map[string]error, len(services))
+	health := map[string]error{"data_dir": h.checkDir()}
 	for name, s := range services {
 		health[name] = s.Check(ctx)
 	}
 	return health
 }
+
+// StopWork ends the background work: no new job is taken. The backends go on answering. Close waits for it.
+func (h *Host) StopWork() { h.stop() }
 
 // Close stops the background work, waits until it is drained and no request is in flight (30 s at
 // most), and gives the node back.

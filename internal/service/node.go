@@ -90,6 +90,23 @@ func (n *Node) release() error {
 	return errors.Join(n.DB.Close(), n.lock.Close())
 }
 
+// checkDir says whether the data directory is still the one that was opened: a removed one goes on
+// taking rows into files that nobody will find again.
+func (n *Node) checkDir() error {
+	opened, err := n.lock.Stat()
+	if err != nil {
+		return fmt.Errorf("data_dir %s: %w", n.Dir, err)
+	}
+	now, err := os.Stat(filepath.Join(n.Dir, "lock"))
+	if err != nil {
+		return fmt.Errorf("data_dir %s: %w", n.Dir, err)
+	}
+	if !os.SameFile(opened, now) {
+		return fmt.Errorf("data_dir %s was replaced while it was in use, restart", n.Dir)
+	}
+	return nil
+}
+
 // Memory is the state under key, made by create when it is not there yet. It survives changes of
 // configuration and ends with the process: caches, lock tables, breakers.
 func (n *Node) Memory(key string, create func() any) any {

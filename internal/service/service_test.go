@@ -212,7 +212,13 @@ func TestSecretsAndHealth(t *testing.T) {
 	if err = h.Open(t.Context(), "b"); err != nil {
 		t.Fatal(err)
 	}
-	if got := h.Check(t.Context())["b"]; !errors.Is(got, sick) {
+	if got := h.Check(t.Context()); !errors.Is(got["b"], sick) || got["data_dir"] != nil {
 		t.Errorf("got %v", got)
+	}
+	if err = os.RemoveAll(h.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.Check(t.Context())["data_dir"]; got == nil {
+		t.Error("a removed data directory is healthy")
 	}
 }

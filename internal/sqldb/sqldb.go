@@ -94,6 +94,13 @@ func (db *DB) InTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	return nil
 }
 
+// IsBusy says whether err means that the database cannot write now, but may later: another writer
+// holds it, or the disk is full.
+func IsBusy(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && (e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_FULL)
+}
+
 // IsUnique says whether err is a violation of a UNIQUE or PRIMARY KEY constraint.
 func IsUnique(err error) bool {
 	e, ok := errors.AsType[*sqlite.Error](err)

@@ -79,3 +79,30 @@ func TestMigrateOnceAndTogether(t *testing.T) {
 		t.Error("another error counts as a unique violation")
 	}
 }
+
+func TestIsBusy(t *testing.T) {
+	db, err := Open(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	var path string
+	if err = db.Write.QueryRow("SELECT file FROM pragma_database_list").Scan(&path); err != nil {
+		t.Fatal(err)
+	}
+	impatient, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate") // no busy_timeout
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = impatient.Close() }()
+	err = db.InTx(t.Context(), func(*sql.Tx) error {
+		_, err := impatient.ExecContext(t.Context(), "CREATE TABLE t (a)")
+		return err
+	})
+	if !IsBusy(err) {
+		t.Errorf("got %v, want a busy database", err)
+	}
+	if IsBusy(nil) || IsBusy(sql.ErrNoRows) {
+		t.Error("another error counts as busy")
+	}
+}

@@ -164,8 +164,14 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop does nothing: requests in flight still need the backends. Cleanup gives them back.
-func (a *App) Stop() error { return nil }
+// Stop ends the background work if the process ends: while requests in flight are served, no job is
+// pushed to an app that is going as well. The backends go on answering until Cleanup gives them back.
+func (a *App) Stop() error {
+	if h := a.host.Load(); h != nil && caddy.Exiting() {
+		h.StopWork()
+	}
+	return nil
+}
 
 // Cleanup gives the host back if Start took it.
 func (a *App) Cleanup() error {

@@ -12,7 +12,8 @@ import (
 // the URL. A request that carries one is not for a cache: it would store the sender's version for all.
 var unkeyed = []string{
 	"X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
-	"X-Forwarded-Prefix", "X-Forwarded-Scheme", "X-Forwarded-Port", "X-Forwarded-Server", "X-Host",
+	"X-Forwarded-Prefix", "X-Forwarded-Scheme", "X-Forwarded-Port", "X-Forwarded-Server", "X-Host", "X-Original-Host",
+	"X-Forwarded-Ssl", "X-Forwarded-Protocol", "X-Forwarded-Uri", "X-Forwarded-Path", "Front-End-Https",
 }
 
 // upgrades says whether the request wants another protocol on its connection.

@@ -13,11 +13,14 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
 // Handler answers a request or returns why it could not. An error that is not of package problem
@@ -80,6 +83,9 @@ func (rt *Router) dispatch(w http.ResponseWriter, r *http.Request, methods map[s
 
 func (rt *Router) fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := problem.From(err)
+	if e.Code == problem.Internal && sqldb.IsBusy(err) {
+		e = &problem.Error{Code: problem.Unavailable, Detail: "The database cannot take this right now.", RetryAfter: time.Second, Cause: err}
+	}
 	if e.Code.Status() >= http.StatusInternalServerError {
 		rt.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
@@ -149,7 +155,11 @@ func UnmarshalStrict(b []byte, v any) error {
 
 func badJSON(err error) error {
 	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return problem.New(problem.InvalidRequest, "%q must be of type %s, not %s.", t.Field, t.Type, t.Value).Because(err)
+		what := "The body"
+		if t.Field != "" {
+			what = strconv.Quote(printable(t.Field))
+		}
+		return problem.New(problem.InvalidRequest, "%s must be %s, not %s.", what, jsonKind(t.Type), t.Value).Because(err)
 	}
 	if s, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return problem.New(problem.InvalidRequest, "The body is not valid JSON, it goes wrong at byte %d.", s.Offset).Because(err)
@@ -161,6 +171,26 @@ func badJSON(err error) error {
 		return problem.New(problem.InvalidRequest, "The body is empty or ends in the middle of its JSON.").Because(err)
 	}
 	return problem.New(problem.InvalidRequest, "The body does not fit: %s.", printableSentence(err.Error())).Because(err)
+}
+
+// jsonKind is what JSON calls the values of a Go type.
+func jsonKind(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a string"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Pointer:
+		return jsonKind(t.Elem())
+	default:
+		return "a whole number"
+	}
 }
 
 func printableSentence(s string) string {
