@@ -46,7 +46,7 @@ type App struct {
 	mu      sync.Mutex
 	used    []string
 	checks  []func(*service.Host) error
-	held    bool // this app has a reference on hosts[key]
+	pooled  pooledHost // hosts[key], on which this app has a reference from Start to Cleanup
 	host    atomic.Pointer[service.Host]
 	started chan struct{}
 }
@@ -58,7 +58,10 @@ var hosts = caddy.NewUsagePool()
 // draining counts hosts that are being closed, so that the process does not end before them.
 var draining sync.WaitGroup
 
-type pooledHost struct{ *service.Host }
+type pooledHost struct {
+	*service.Host
+	logs *logTarget
+}
 
 // Destruct closes the host after a drain: in the background during a reload, where old requests are
 // still in flight, and before returning when the process ends.
@@ -135,15 +138,19 @@ func (a *App) add(name string, module any) error {
 // Start opens the data directory and the backends that this configuration uses.
 func (a *App) Start() error {
 	service.TuneGC()
-	pooled, _, err := hosts.LoadOrNew(a.key, func() (caddy.Destructor, error) {
-		h, err := service.NewHost(context.Background(), a.Settings, a.log, a.opener)
-		return pooledHost{h}, err
+	pooled, running, err := hosts.LoadOrNew(a.key, func() (caddy.Destructor, error) {
+		logs := &logTarget{open: []*App{a}}
+		h, err := service.NewHost(context.Background(), a.Settings, slog.New(logHandler{target: logs}), a.opener)
+		return pooledHost{h, logs}, err
 	})
 	if err != nil {
 		return err
 	}
-	a.held = true
-	host := pooled.(pooledHost).Host
+	a.pooled = pooled.(pooledHost)
+	if running {
+		a.pooled.logs.enter(a)
+	}
+	host := a.pooled.Host
 	a.mu.Lock()
 	names, checks := slices.Clone(a.used), slices.Clone(a.checks)
 	a.mu.Unlock()
@@ -175,10 +182,11 @@ func (a *App) Stop() error {
 
 // Cleanup gives the host back if Start took it.
 func (a *App) Cleanup() error {
-	if !a.held {
+	if a.pooled.Host == nil {
 		return nil
 	}
-	a.held = false
+	a.pooled.logs.leave(a)
+	a.pooled = pooledHost{}
 	_, err := hosts.Delete(a.key)
 	return err
 }
