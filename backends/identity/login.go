@@ -13,7 +13,10 @@ import (
 const maxLoginBody = 4 << 10
 
 // errBadCredentials is the one answer to a wrong password, an unknown address and a disabled user.
-var errBadCredentials = problem.New(problem.InvalidCredentials, "The email address or the password is wrong.")
+var errBadCredentials = &problem.Error{
+	Code: problem.InvalidCredentials, Detail: "The email address or the password is wrong.",
+	Header: http.Header{"Www-Authenticate": {`Bearer realm="gatehouse"`}}, // a 401 must have a challenge (RFC 9110 section 15.5.2)
+}
 
 type loginRequest struct {
 	Email    string `json:"email"`

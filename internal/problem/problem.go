@@ -61,8 +61,7 @@ type entry struct {
 	title  string
 }
 
-// table maps every code to its status, its stable type URI and its title. It is read in both
-// directions: Write renders from it, FromResponse finds the code back by type.
+// table maps every code to its status, its stable type URI and its title.
 var table = map[Code]entry{
 	InvalidRequest:       {http.StatusBadRequest, ours + "invalid-request", "The request is not valid"},
 	InvalidCredentials:   {http.StatusUnauthorized, ours + "invalid-credentials", "The credentials are not valid"},
@@ -257,31 +256,4 @@ func RequestID(ctx context.Context) string {
 	_, _ = rand.Read(b[:])
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("urn:uuid:%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-// FromResponse reads the problem in an HTTP response back, or makes one of its status. It does
-// not close the body and reads at most 64 KiB of it. It returns nil for a status below 400.
-func FromResponse(resp *http.Response) *Error {
-	if resp.StatusCode < 400 {
-		return nil
-	}
-	e := FromStatus(resp.StatusCode)
-	var doc map[string]any
-	if json.NewDecoder(http.MaxBytesReader(nil, resp.Body, 64<<10)).Decode(&doc) != nil {
-		return e
-	}
-	for code, t := range table {
-		if t.typ == doc["type"] {
-			e.Code = code
-		}
-	}
-	e.Detail, _ = doc["detail"].(string)
-	for _, member := range []string{"type", "title", "status", "detail", "instance"} {
-		delete(doc, member)
-	}
-	e.Extra = doc
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
-		e.RetryAfter = time.Duration(s) * time.Second
-	}
-	return e
 }

@@ -98,19 +98,6 @@ func TestFrom(t *testing.T) {
 	}
 }
 
-func TestFromResponseReadsBackWhatWriteWrote(t *testing.T) {
-	for code := range table {
-		want := &Error{Code: code, Detail: "Why.", Extra: map[string]any{"known": "x"}, RetryAfter: 3 * time.Second}
-		got := FromResponse(write(http.MethodGet, want))
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", code, diff)
-		}
-	}
-	if got := FromResponse(&http.Response{StatusCode: 204}); got != nil {
-		t.Errorf("got %v for a success", got)
-	}
-}
-
 func TestForeignStatusKeepsItsOwnPhrase(t *testing.T) {
 	doc := FromStatus(418).Document(418, "")
 	if doc["type"] != "about:blank" || doc["status"] != 418 || doc["title"] != "I'm a teapot" {

@@ -20,8 +20,8 @@ import (
 // Handler reads the version from the path: the segment behind a prefix. A request with a version
 // passes unchanged. One without gets the latest version's path, or passes unchanged if no latest is
 // named. An unknown version is answered 404, a retired one 410. Names are matched exactly, in the
-// decoded path as path.Clean leaves it; the prefix is matched with case as well, so an app that
-// ignores case there needs the prefix /.
+// decoded path as path.Clean leaves it. A version behind a prefix that differs in case is answered
+// 404, too: an app might take it for the prefix.
 //
 // Responses carry Deprecation, Sunset and Link as configured, also errors. What the app sends of
 // Link stays; its Deprecation and Sunset are replaced where the version has them.

@@ -144,7 +144,7 @@ func (p *plan) Decide(now time.Time, u *url.URL) Decision {
 	}
 	rest, ok := under(plain, p.prefix)
 	if !ok {
-		return Decision{}
+		return Decision{unknown: p.nearMiss(plain)}
 	}
 	name, tail := first(rest)
 	v := p.versions[name]
@@ -157,6 +157,20 @@ func (p *plan) Decide(now time.Time, u *url.URL) Decision {
 		return p.toLatest(now, u, rest)
 	}
 	return Decision{version: v, Status: v.Status(now), successor: p.successor(now, v, u, tail)}
+}
+
+// nearMiss says whether the path names a version behind a prefix that differs from ours in case alone:
+// Caddy's own path matchers and some apps take it for the prefix.
+func (p *plan) nearMiss(plain string) bool {
+	if len(plain) < len(p.prefix) || !strings.EqualFold(plain[:len(p.prefix)], p.prefix) {
+		return false
+	}
+	rest, ok := under(plain, plain[:len(p.prefix)])
+	if !ok {
+		return false
+	}
+	name, _ := first(rest)
+	return p.versions[name] != nil || p.looksLikeVersion(name)
 }
 
 // toLatest is the decision for a path that names no version.

@@ -86,7 +86,10 @@ func TestDecide(t *testing.T) {
 		{"/api", "v3", "/apis/v1", "pass"},
 		{"/api", "v3", "/v1/users", "pass"},
 		{"/api", "v3", "/static/api/v1/users", "pass"},
-		{"/api", "v3", "/API/v1/users", "pass"},
+		{"/api", "v3", "/API/v1/users", "unknown"},
+		{"/api", "v3", "/API/v9", "unknown"},
+		{"/api", "v3", "/API/users", "pass"},
+		{"/api", "v3", "/APIX/v1", "pass"},
 		{"/api", "v3", "*", "pass"},
 
 		{"/api", "v3", "/api/v4/users", "unknown"},

@@ -224,9 +224,11 @@ func (a *App) Secret(name string) (*secret.Set, error) {
 	if s, ok := a.secrets[name]; ok {
 		return s, nil
 	}
-	names := slices.Sorted(maps.Keys(a.secrets))
-	return nil, errors.New(dispense.Unknown("secret", name, names) +
-		"; name it in the global options: gatehouse { secret " + name + " file PATH }")
+	what := "no secret is configured, " + name + " is needed"
+	if names := slices.Sorted(maps.Keys(a.secrets)); len(names) > 0 {
+		what = dispense.Unknown("secret", name, names)
+	}
+	return nil, errors.New(what + "; name it in the global options: gatehouse { secret " + name + " file PATH }")
 }
 
 // Ref is a directive's hold on a backend. T is what the directive needs of it.

@@ -3,6 +3,7 @@ package jwtauth
 import (
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,6 +32,34 @@ func (c claimHeaders) clear(h http.Header) {
 	if connection := h["Connection"]; len(c) > 0 && len(connection) > 0 {
 		h["Connection"] = c.without(connection)
 	}
+}
+
+// clearTrailer does the same for the trailers, which come when the body has been read.
+func (c claimHeaders) clearTrailer(r *http.Request) {
+	if len(c) == 0 || len(r.Trailer) == 0 || r.Body == nil {
+		return
+	}
+	drop := func() {
+		for i := range c {
+			delete(r.Trailer, c[i].Header)
+		}
+	}
+	drop()
+	r.Body = &bodyEnd{r.Body, drop}
+}
+
+// bodyEnd calls then whenever a read says that the body has ended.
+type bodyEnd struct {
+	io.ReadCloser
+	then func()
+}
+
+func (b *bodyEnd) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.then()
+	}
+	return n, err
 }
 
 func (c claimHeaders) without(connection []string) []string {

@@ -7,11 +7,13 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/MicahParks/jwkset"
@@ -126,17 +128,38 @@ func parseSecret(raw []byte) (key, error) {
 		return parsePEM(raw)
 	}
 	var jwk struct {
-		Kty string `json:"kty"`
+		Kty  string          `json:"kty"`
+		Keys json.RawMessage `json:"keys"`
 	}
-	_, notSPKI := x509.ParsePKIXPublicKey(raw)
-	_, notCert := x509.ParseCertificate(raw)
 	switch {
-	case json.Unmarshal(raw, &jwk) == nil && jwk.Kty != "":
-		return key{}, errors.New(`it is a JWK: put it into a file as {"keys":[…]} and use jwks file PATH`)
-	case notSPKI == nil || notCert == nil || bytes.HasPrefix(raw, []byte("ssh-")) || bytes.HasPrefix(raw, []byte("ecdsa-sha2-")):
+	case json.Unmarshal(raw, &jwk) == nil && (jwk.Kty != "" || len(jwk.Keys) > 0):
+		return key{}, errors.New(`it is a JWK or a set of them: put it into a file as {"keys":[…]} and use jwks file PATH`)
+	case isPublic(raw) || bytes.HasPrefix(raw, []byte("ssh-")) || bytes.HasPrefix(raw, []byte("ecdsa-sha2-")):
 		return key{}, errors.New("it is a public key but not in PEM: convert it to a PEM block PUBLIC KEY")
 	}
 	return newKey("", "", raw)
+}
+
+// isPublic says whether raw is a public key or a certificate in DER, or the base64 of one, which is
+// how some identity providers show their key.
+func isPublic(raw []byte) bool {
+	if isPublicDER(raw) {
+		return true
+	}
+	text := strings.TrimRight(strings.Join(strings.Fields(string(raw)), ""), "=")
+	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		if der, err := encoding.DecodeString(text); err == nil && isPublicDER(der) {
+			return true
+		}
+	}
+	return false
+}
+
+func isPublicDER(der []byte) bool {
+	_, notSPKI := x509.ParsePKIXPublicKey(der)
+	_, notPKCS1 := x509.ParsePKCS1PublicKey(der)
+	_, notCert := x509.ParseCertificate(der)
+	return notSPKI == nil || notPKCS1 == nil || notCert == nil
 }
 
 func parsePEM(raw []byte) (key, error) {

@@ -7,8 +7,10 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,8 +98,19 @@ func TestParseSecret(t *testing.T) {
 		"wrong-pem-content": {block("PUBLIC KEY", []byte("x")), ""},
 		"torn-pem":          {strings.TrimSuffix(block("PUBLIC KEY", spki), "-----END PUBLIC KEY-----\n"), ""},
 		"public-der":        {string(spki), ""},
-		"jwk":               {edJWK("a"), ""},
-		"ssh":               {"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN0000000000000000000000000000000000000000000", ""},
+		"public-base64":     {base64.StdEncoding.EncodeToString(spki), ""},
+		"public-base64-url": {base64.RawURLEncoding.EncodeToString(spki), ""},
+		"public-base64-mime": {strings.Join(slices.Collect(func(yield func(string) bool) {
+			for c := range slices.Chunk([]byte(base64.StdEncoding.EncodeToString(spki)), 64) {
+				if !yield(string(c)) {
+					return
+				}
+			}
+		}), "\r\n"), ""},
+		"raw-base64": {base64.StdEncoding.EncodeToString(make([]byte, 48)), "HS256"},
+		"jwk":        {edJWK("a"), ""},
+		"jwk-set":    {`{"keys":[` + edJWK("a") + `]}`, ""},
+		"ssh":        {"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN0000000000000000000000000000000000000000000", ""},
 	} {
 		got, err := parseSecret([]byte(c.in))
 		if algs := strings.Join(got.algs, " "); algs != c.algs || (err == nil) != (c.algs != "") {

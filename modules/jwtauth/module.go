@@ -198,6 +198,7 @@ func (b *bundled) newer(_ context.Context, _ time.Time, old *keySet) *keySet { r
 // ServeHTTP lets the request pass or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	h.verifier.headers.clear(r.Header)
+	h.verifier.headers.clearTrailer(r)
 	if preflight(r) {
 		annotate(r, nobody)
 		return next.ServeHTTP(w, r)

@@ -102,13 +102,11 @@ func (r *remote) Destruct() error {
 
 func (r *remote) current(now time.Time) *keySet {
 	s := r.state.Load()
-	if s == nil {
-		return nil
-	}
-	if !now.Before(s.refresh) {
+	set := s.usable(now)
+	if set != nil && !now.Before(s.refresh) {
 		r.fetch(now)
 	}
-	return s.usable(now)
+	return set // without one, load fetches and keeps to the pause after a failure
 }
 
 // usable is the set, or nil once its end has come.

@@ -105,7 +105,7 @@ func TestIngest(t *testing.T) {
 
 	r := signed(t, signature.Stripe, "", body, time.Now(), own)
 	for name, value := range map[string]string{
-		"X-Provider": "kept", "Content-Type": "application/json; charset=utf-8", "User-Agent": "Stripe/1.0",
+		"X-User-Id": "admin", "X-Forwarded-For": "192.0.2.1", "Content-Type": "application/json; charset=utf-8", "User-Agent": "Stripe/1.0",
 		"Authorization": "Bearer x", "Cookie": "a=b", "Connection": "X-Hop", "X-Hop": "dropped", "Gatehouse-Subject": "root",
 		"Webhook-Signature": "v1,AAAA", "Proxy-Authorization": "x", "Te": "trailers",
 	} {
@@ -120,7 +120,7 @@ func TestIngest(t *testing.T) {
 		t.Errorf("got body %q, want %q", p.body, body)
 	}
 	for name, want := range map[string]string{
-		"X-Provider": "kept", "Content-Type": "application/json; charset=utf-8", "User-Agent": "Stripe/1.0",
+		"X-User-Id": "", "X-Forwarded-For": "", "Content-Type": "application/json; charset=utf-8", "User-Agent": "Stripe/1.0",
 		"Stripe-Signature": r.Header.Get("Stripe-Signature"),
 		"Authorization":    "", "Cookie": "", "X-Hop": "", "Gatehouse-Subject": "", "Proxy-Authorization": "", "Te": "",
 	} {

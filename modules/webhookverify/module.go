@@ -179,7 +179,7 @@ func (h *Handler) ingest(r *http.Request, id string, body []byte) (duplicate boo
 	}
 	duplicate, err = receiver.Receive(ctx, webhooks.Received{
 		Scheme: h.scheme.Name, Endpoint: endpoint(original.URL.Path), Queue: h.Ingest, EventID: id,
-		Header: forwarded(r.Header, h.scheme), Body: body,
+		Header: forwarded(r.Header, h.scheme, h.find.header), Body: body,
 	})
 	if err == nil || r.Context().Err() != nil {
 		return duplicate, err

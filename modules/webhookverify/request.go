@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"maps"
 	"net/http"
 	"path"
 	"slices"
@@ -51,6 +50,7 @@ func notPost() error {
 // forged is the answer to a request that is not genuine.
 func forged(err error) error {
 	e := problem.New(problem.InvalidSignature, "").Because(err)
+	e.Header = http.Header{"Www-Authenticate": {`Signature realm="gatehouse"`}} // a 401 must have a challenge (RFC 9110 section 15.5.2)
 	if s, ok := errors.AsType[*signature.Error](err); ok {
 		e.Detail = s.Sentence
 	}
@@ -61,32 +61,28 @@ func forged(err error) error {
 // and to doubled slashes, so a repeated request must not pass for another by these.
 func endpoint(p string) string { return strings.ToLower(path.Clean("/" + p)) }
 
-// keptBack are headers of the connection, of the sender's standing with the gateway, and those
-// that the gateway itself speaks with.
-var keptBack = []string{
-	"Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
-	"Te", "Trailer", "Transfer-Encoding", "Upgrade", // RFC 9110 section 7.6.1
-	"Authorization", "Cookie", "Expect",
+// sentOn are the headers that go to the app with an event, besides those that its scheme speaks with.
+// All else is left out: nobody signed it, and the app may believe such names as X-User-Id.
+var sentOn = []string{"Content-Type", "Content-Encoding", "User-Agent"}
+
+// spoken are the prefixes of the headers of each scheme. The push of the jobs backend signs as
+// Standard Webhooks unless there is such a signature, so webhook- is for those that verified it.
+var spoken = map[*signature.Scheme][]string{
+	signature.Stripe:      {"Stripe-"},
+	signature.GitHub:      {"X-Github-", "X-Hub-"},
+	signature.Standard:    {"Webhook-", "Svix-"},
+	signature.Timestamped: {"X-Webhook-"},
 }
 
-var standardNames = []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"}
-
-// forwarded are the headers that go to the app with the event. The push of the jobs backend signs
-// as Standard Webhooks unless there is such a signature, so one that nobody verified is left out.
-func forwarded(h http.Header, scheme *signature.Scheme) http.Header {
-	out := h.Clone()
-	for _, line := range h.Values("Connection") {
-		for name := range strings.SplitSeq(line, ",") {
-			out.Del(strings.TrimSpace(name))
+// forwarded are the headers that go to the app with the event, the one that holds its id among them.
+func forwarded(h http.Header, scheme *signature.Scheme, eventID string) http.Header {
+	out := http.Header{}
+	for name, values := range h {
+		speaks := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+		if name == http.CanonicalHeaderKey(eventID) || slices.Contains(sentOn, name) || slices.ContainsFunc(spoken[scheme], speaks) {
+			out[name] = slices.Clone(values)
 		}
 	}
-	for _, name := range keptBack {
-		out.Del(name)
-	}
-	maps.DeleteFunc(out, func(name string, _ []string) bool {
-		return strings.HasPrefix(strings.ToLower(name), "gatehouse-") ||
-			scheme != signature.Standard && slices.Contains(standardNames, name)
-	})
 	return out
 }
 

@@ -313,7 +313,7 @@ func TestBadSecretsAreRefused(t *testing.T) {
 		"bad":     "secret bad for webhook_verify standard: the secret is not base64",
 		"prefix":  "secret prefix for webhook_verify standard: the secret is empty",
 		"empty":   "is empty",
-		"unknown": "unknown secret: unknown",
+		"unknown": "no secret is configured, unknown is needed",
 	} {
 		global := "secret " + name + " file @@data@@/" + name
 		if name == "unknown" {

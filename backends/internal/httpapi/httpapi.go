@@ -13,6 +13,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"path"
 	"reflect"
 	"slices"
 	"strconv"
@@ -44,13 +45,13 @@ func NewRouter(log *slog.Logger) *Router {
 	return rt
 }
 
-// Handle adds a route. path is a pattern of http.ServeMux without a method.
-func (rt *Router) Handle(method, path string, h Handler) {
-	methods, ok := rt.routes[path]
+// Handle adds a route. pattern is one of http.ServeMux without a method.
+func (rt *Router) Handle(method, pattern string, h Handler) {
+	methods, ok := rt.routes[pattern]
 	if !ok {
 		methods = map[string]Handler{}
-		rt.routes[path] = methods
-		rt.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { rt.dispatch(w, r, methods) })
+		rt.routes[pattern] = methods
+		rt.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { rt.dispatch(w, r, methods) })
 	}
 	methods[method] = h
 }
@@ -92,8 +93,22 @@ func (rt *Router) fail(w http.ResponseWriter, r *http.Request, err error) {
 	problem.Write(w, r, e)
 }
 
-// ServeHTTP dispatches the request.
-func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) { rt.mux.ServeHTTP(w, r) }
+// ServeHTTP dispatches the request. A path that changes when it is cleaned is refused: what stands in
+// front may have read it as another path, and have let it pass for that one.
+func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !clean(r.URL.Path) {
+		problem.Write(w, r, problem.New(problem.InvalidRequest, "The path must have no empty, . or .. segments."))
+		return
+	}
+	rt.mux.ServeHTTP(w, r)
+}
+
+func clean(p string) bool {
+	if p == "/" || p == "*" {
+		return true
+	}
+	return path.Clean(p) == strings.TrimSuffix(p, "/")
+}
 
 // printable keeps a client's word short and free of control characters.
 func printable(s string) string {

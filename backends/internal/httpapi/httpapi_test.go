@@ -43,6 +43,8 @@ func TestRouter(t *testing.T) {
 	}{
 		"found":              {"GET", "/things/a%2Fb", "", "", 200, `{"id":"a/b"}`},
 		"head-is-get":        {"HEAD", "/things/1", "", "", 200, ""},
+		"dot-segments":       {"GET", "/x/..%2fthings/1", "", "", 400, "no empty, . or .. segments"},
+		"empty-segment":      {"GET", "/things//1", "", "", 400, "no empty, . or .. segments"},
 		"unknown-path":       {"GET", "/nothing", "", "", 404, "not-found"},
 		"wrong-method":       {"DELETE", "/things/1", "", "", 405, "method-not-allowed"},
 		"odd-method":         {"X\x7f<>", "/things/1", "", "", 405, "method-not-allowed"},

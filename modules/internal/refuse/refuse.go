@@ -1,10 +1,12 @@
 // Package refuse is the one way in which our handlers answer with an error. Where the site has an
 // error route, the error goes there, so that handle_errors keeps its say; where it has none, the
-// problem is written in place, so that clients get problem+json without any configuration.
+// problem is written in place, so that clients get problem+json without any configuration. An error
+// route for some statuses alone (handle_errors 404) takes all of the site's errors, as in Caddy.
 package refuse
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -36,12 +38,25 @@ func (f *Refuser) Error(w http.ResponseWriter, r *http.Request, err error) error
 		f.often.Do(func() { f.log.Error("request failed", zap.Int("status", status), zap.Error(e)) })
 		trace.SpanFromContext(r.Context()).SetStatus(codes.Error, string(e.Code))
 	}
-	if srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && srv.Errors != nil && len(srv.Errors.Routes) > 0 {
+	if hasErrorRoute(r) {
 		e.SetHeader(w.Header())
 		return caddyhttp.HandlerError{StatusCode: status, Err: e}
 	}
 	problem.Write(w, Identified(r), e)
 	return nil
+}
+
+// hasErrorRoute says whether an error of this request has somewhere to go: the error routes are those
+// of all sites on the server, told apart by their matchers.
+func hasErrorRoute(r *http.Request) bool {
+	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || srv.Errors == nil {
+		return false
+	}
+	return slices.ContainsFunc(srv.Errors.Routes, func(route caddyhttp.Route) bool {
+		matches, err := route.MatcherSets.AnyMatchWithError(r)
+		return matches || err != nil
+	})
 }
 
 // Identified is r with the id that Caddy gave it, as the instance of its problems.
