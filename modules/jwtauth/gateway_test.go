@@ -2,6 +2,7 @@ package jwtauth_test
 
 import (
 	"encoding/json"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -197,5 +198,41 @@ func TestPlaceholders(t *testing.T) {
 	noSubject := sign(t, r1, good(claims{"sub": nil, "id": "another"}), keys().rsa)
 	if a := askWith(g, noSubject); !strings.HasPrefix(a.body, "|") {
 		t.Errorf("without sub: got %q, want no id", a.body)
+	}
+}
+
+// TestTrailersCannotSendClaimHeaders: an app may take trailers for headers. They come after the body,
+// so this needs sockets.
+func TestTrailersCannotSendClaimHeaders(t *testing.T) {
+	type seen struct{ header, trailer http.Header }
+	app := make(chan seen, 1)
+	upstream := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		app <- seen{r.Header, r.Trailer}
+	}))
+	defer upstream.Close()
+	front := httptest.NewServer(modtest.Start(t, `:80 {
+		jwt_auth {
+			jwks file `+keyFile(t, publicSet(t))+`
+			claim_header sub X-User-Id
+		}
+		reverse_proxy `+strings.TrimPrefix(upstream.URL, "http://")+`
+	}
+	`))
+	defer front.Close()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, front.URL, io.MultiReader(strings.NewReader("body")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+sign(t, r1, good(nil), keys().rsa))
+	r.Trailer = http.Header{"X-User-Id": {"admin"}, "X-Checksum": {"kept"}}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	got := <-app
+	if got.header.Get("X-User-Id") != "user-1" || got.trailer.Get("X-User-Id") != "" || got.trailer.Get("X-Checksum") != "kept" {
+		t.Errorf("the app got the header %q and the trailers %v", got.header.Get("X-User-Id"), got.trailer)
 	}
 }
