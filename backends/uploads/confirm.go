@@ -73,16 +73,20 @@ func (s *Service) take(ctx context.Context, f *file, now time.Time) (*file, erro
 		}
 		return nil, wasRejected(problem.Unprocessable, reason)
 	}
-	if err = s.DB.InTx(ctx, func(tx *sql.Tx) error {
-		won, err := toProcessing(ctx, tx, f, info.ETag, now)
-		if err != nil || !won {
+	won := false
+	if err = s.DB.InTx(ctx, func(tx *sql.Tx) (err error) {
+		if won, err = toProcessing(ctx, tx, f, info.ETag, now); err != nil || !won {
 			return err
 		}
 		return s.enqueue(ctx, tx, f.id, info.ETag)
 	}); err != nil {
 		return nil, err
 	}
-	s.Queue.Poke()
+	if won { // what this request did; the job may be done by now
+		s.Queue.Poke()
+		f.state, f.etag = processing, info.ETag
+		return f, nil
+	}
 	after, err := s.byID(ctx, f.id)
 	if err == nil && after == nil {
 		err = notFound()
