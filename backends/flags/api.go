@@ -49,11 +49,7 @@ func (s *Service) list(w http.ResponseWriter, r *http.Request) error {
 
 // get answers GET /flags/{key}; If-None-Match with the newest version is 304.
 func (s *Service) get(w http.ResponseWriter, r *http.Request) error {
-	key := r.PathValue("key")
-	if err := checkKey(key); err != nil {
-		return err
-	}
-	c, err := readConditions(r.Header)
+	key, c, err := addressed(r)
 	if err != nil {
 		return err
 	}
@@ -70,14 +66,20 @@ func (s *Service) get(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WriteJSON(w, http.StatusOK, viewOf(f))
 }
 
+// addressed is the flag that the request is for, and its conditions.
+func addressed(r *http.Request) (key string, c conditions, err error) {
+	key = r.PathValue("key")
+	if err = checkKey(key); err != nil {
+		return "", c, err
+	}
+	c, err = readConditions(r.Header)
+	return key, c, err
+}
+
 // put answers PUT /flags/{key}: 201 for a new flag, 200 for a replaced one, 412 where If-Match or
 // If-None-Match is against it.
 func (s *Service) put(w http.ResponseWriter, r *http.Request) error {
-	key := r.PathValue("key")
-	if err := checkKey(key); err != nil {
-		return err
-	}
-	c, err := readConditions(r.Header)
+	key, c, err := addressed(r)
 	if err != nil {
 		return err
 	}
@@ -102,11 +104,7 @@ func (s *Service) put(w http.ResponseWriter, r *http.Request) error {
 
 // delete answers DELETE /flags/{key}: 204, 404 for a flag that is not there, 412 where If-Match is against it.
 func (s *Service) delete(w http.ResponseWriter, r *http.Request) error {
-	key := r.PathValue("key")
-	if err := checkKey(key); err != nil {
-		return err
-	}
-	c, err := readConditions(r.Header)
+	key, c, err := addressed(r)
 	if err != nil {
 		return err
 	}
