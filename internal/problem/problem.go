@@ -107,6 +107,9 @@ func (c Code) Status() int {
 	return http.StatusInternalServerError
 }
 
+// Title is the title of the code.
+func (c Code) Title() string { return table[c].title }
+
 // Type is the code's stable problem type URI.
 func (c Code) Type() string { return table[c].typ }
 

@@ -14,7 +14,7 @@ func TestParseTemplate(t *testing.T) {
 		"tenant-{http.request.header.X-Tenant}":     {"http.request.header.X-Tenant"},
 		"{http.request.uri.query.a}":                {"http.request.uri.query.a"},
 	} {
-		got, err := parseTemplate(in)
+		got, err := parseTemplate("by", in)
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
 			t.Errorf("parseTemplate(%q): %v %s", in, err, diff)
 		}
@@ -28,7 +28,7 @@ var hostileTemplates = []string{
 
 func TestParseTemplateRefuses(t *testing.T) {
 	for _, in := range hostileTemplates {
-		if names, err := parseTemplate(in); err == nil {
+		if names, err := parseTemplate("by", in); err == nil {
 			t.Errorf("parseTemplate(%.40q) = %q, want an error", in, names)
 		}
 	}
@@ -42,7 +42,7 @@ func FuzzParseTemplate(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		names, err := parseTemplate(s)
+		names, err := parseTemplate("by", s)
 		if err != nil {
 			return
 		}
@@ -58,6 +58,14 @@ func FuzzParseTemplate(f *testing.F) {
 			rest = after
 		}
 	})
+}
+
+func subjectFor(anonymous bool, address bool, values ...string) *subject {
+	s := &subject{anonymous: anonymous}
+	for _, v := range values {
+		s.add(v, address)
+	}
+	return s
 }
 
 func TestAddressesAreGroupedByNetwork(t *testing.T) {
@@ -76,26 +84,73 @@ func TestAddressesAreGroupedByNetwork(t *testing.T) {
 		{"zero", "::", "0.0.0.0", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := byTemplate.ofAddress(test.a) == byTemplate.ofAddress(test.b); got != test.same {
+			a, b := subjectFor(false, true, test.a), subjectFor(false, true, test.b)
+			if got := a.local() == b.local(); got != test.same {
 				t.Errorf("%s and %s have the same key: %v, want %v", test.a, test.b, got, test.same)
+			}
+			if got := a.id("z") == b.id("z"); got != test.same {
+				t.Errorf("%s and %s have the same id: %v, want %v", test.a, test.b, got, test.same)
 			}
 		})
 	}
 }
 
-func TestSpacesAndPartsDoNotMix(t *testing.T) {
-	if byTemplate.ofAddress("192.0.2.1") == byAddress.ofAddress("192.0.2.1") {
-		t.Error("the two spaces share a key")
+func TestDifferentSubjectsHaveDifferentKeys(t *testing.T) {
+	all := map[string]*subject{
+		"network":             subjectFor(false, true, "192.0.2.1"),
+		"anonymous":           subjectFor(true, true, "192.0.2.1"),
+		"the same as a value": subjectFor(false, false, "192.0.2.1"),
+		"anonymous, no ip":    subjectFor(true, true, "@"),
+		"no ip":               subjectFor(false, true, "@"),
+		"a-b c":               subjectFor(false, false, "a-b", "c"),
+		"a b-c":               subjectFor(false, false, "a", "b-c"),
+		"a b":                 subjectFor(false, false, "a", "b"),
+		"b a":                 subjectFor(false, false, "b", "a"),
+		"a":                   subjectFor(false, false, "a"),
+		"a and nothing":       subjectFor(false, false, "a", ""),
 	}
-	join := func(values ...string) Key {
-		var keys []Key
-		for _, v := range values {
-			keys = append(keys, byTemplate.of(v))
+	local, ids := map[uint64]string{}, map[[16]byte]string{}
+	for name, s := range all {
+		if other, ok := local[s.local()]; ok {
+			t.Errorf("%q and %q have one key", name, other)
 		}
-		return byTemplate.join(keys)
+		if other, ok := ids[s.id("z")]; ok {
+			t.Errorf("%q and %q have one id", name, other)
+		}
+		local[s.local()], ids[s.id("z")] = name, name
+		if s.id("z") == s.id("y") {
+			t.Errorf("%q has the same id in two zones", name)
+		}
 	}
-	if join("a-b", "c") == join("a", "b-c") || join("a", "b") == join("b", "a") || join("a", "") == join("a") {
-		t.Error("different parts have the same key")
+}
+
+func TestTextHidesCredentialsAndForgesNothing(t *testing.T) {
+	for _, test := range []struct {
+		name, template string
+		values         []string
+		want           string
+	}{
+		{"user", "{http.auth.user.id}", []string{"ada"}, "ada"},
+		{"api-key", "{http.request.header.X-Api-Key}", []string{"s3cret"}, "sha256:1ec1c26b50d5"},
+		{"cookie", "{http.request.cookie.sid}", []string{"s3cret"}, "sha256:1ec1c26b50d5"},
+		{"network-and-tenant", "{client_ip}/{http.request.header.X-Tenant}", []string{"2001:db8::7", "acme"}, "acme 2001:db8::"},
+		{"line-break", "{http.request.header.X-Tenant}", []string{"a\nERROR b\x1b[2J"}, `a\nERROR b\x1b[2J`},
+		{"bad-utf-8", "{http.request.header.X-Tenant}", []string{"\xff\xfe"}, `\xff\xfe`},
+		{"long", "{http.request.header.X-Tenant}", []string{strings.Repeat("x", 1<<20)}, strings.Repeat("x", maxText) + "…"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			parts, err := compile("by", test.template)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var s subject
+			for i, v := range test.values {
+				s.add(v, parts[i].address)
+			}
+			if got := s.text(parts); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
 	}
 }
 
@@ -104,10 +159,19 @@ func FuzzKeyOfClientBytes(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if byTemplate.ofAddress(s) != byTemplate.ofAddress(strings.Clone(s)) || byTemplate.of(s) != byTemplate.of(strings.Clone(s)) {
-			t.Fatalf("%q has two keys", s)
+		for _, address := range []bool{false, true} {
+			a, b := subjectFor(false, address, s), subjectFor(false, address, strings.Clone(s))
+			if a.local() != b.local() || a.id("z") != b.id("z") {
+				t.Fatalf("%q has two keys", s)
+			}
+			if a.local() == 0 {
+				t.Fatalf("%q has the key of a free place", s)
+			}
+			if text := a.text([]part{{name: "x", address: address}}); len(text) > 10*maxText || strings.ContainsAny(text, "\n\r\x00\x1b") {
+				t.Fatalf("%q is shown as %q", s, text)
+			}
 		}
-		if byTemplate.of(s) == byTemplate.of(s+"x") {
+		if subjectFor(false, false, s).local() == subjectFor(false, false, s+"x").local() {
 			t.Fatalf("%q and %q have one key", s, s+"x")
 		}
 	})

@@ -211,7 +211,7 @@ func TestKeyIsNotExpandedTwice(t *testing.T) {
 }
 
 func TestHostileKeysAreServed(t *testing.T) {
-	g := modtest.Start(t, ":80 {\n\tlimit {\n\t\tpolicy a 1/1h\n\t\tby {header.X-Key}\n\t\tmax_keys 100\n\t}\n\trespond ok\n}\n")
+	g := modtest.Start(t, ":80 {\n\tlimit {\n\t\tpolicy a 1/1h\n\t\tby {header.X-Key}\n\t\tmemory 1MiB\n\t}\n\trespond ok\n}\n")
 	for _, v := range []string{strings.Repeat("x", 1<<20), "\xff\xfe", "\x00", "a,b", "{", "}{", "{http.vars.client_ip}", "日本"} {
 		if got := g.Get("/", "X-Key", v).StatusCode; got != 200 {
 			t.Errorf("the first with %.20q: got %d", v, got)
@@ -319,11 +319,10 @@ func TestRefusesBadSettings(t *testing.T) {
 		"stray-word":      {"limit 3/1m boost 4", "only burst"},
 		"same-name":       {"limit 3/1m {\npolicy limit 4/1m\n}", "given twice"},
 		"bad-name":        {"limit {\npolicy \"a b\" 4/1m\n}", "letters, digits"},
-		"unknown-option":  {"limit 3/1m {\nplan pro 4/1m\n}", "unknown option of limit: plan"},
-		"quota-later":     {"quota 3/1m {\non_store_error open\n}", "unknown option of quota: on_store_error"},
+		"unknown-option":  {"limit 3/1m {\nplans pro 4/1m\n}", "did you mean plan"},
 		"constant-key":    {"quota 3/1m {\nby everyone\n}", "same for all clients"},
 		"host-header":     {"quota 3/1m {\nby {header.Host}\n}", "http.request.host"},
-		"zero-keys":       {"limit 3/1m {\nmax_keys 0\n}", "at least 1"},
+		"bad-memory":      {"limit 3/1m {\nmemory much\n}", "memory"},
 		"too-many":        {"limit 3/1m {\n" + strings.Repeat("policy a 1/1m\n", 8) + "}", "too many"},
 		"by-without-key":  {"limit 3/1m {\nby\n}", "needs a value"},
 		"policy-no-rate":  {"limit {\npolicy minute\n}", "a name and a rate"},

@@ -1,51 +1,137 @@
 // Package limit is the directives `limit` and `quota`: how many requests a client may make, before
-// authentication by its address and after it by its identity. Both are one engine, which counts in
-// process with the token buckets of golang.org/x/time/rate.
+// authentication by its address and after it by its identity. Both are one engine. What a request is
+// told is decided in the package policy; this one identifies the client, keeps the states in process
+// (or asks the package shared, which keeps them in Redis), and answers.
 package limit
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/event"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
+	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
 )
 
-// defaultMaxKeys is the cap on the keys of one table, about 200 MB if all are in use at once.
-const defaultMaxKeys = 1 << 20
-
-// clientIP is the address that Caddy has found: the peer, or what a trusted proxy says of it.
-const clientIP = "http.vars.client_ip"
+const (
+	// defaultMemory is the cap on the table of a zone: about two million keys with one policy.
+	defaultMemory = 64 << 20
+	// clientIP is the address that Caddy has found: the peer, or what a trusted proxy says of it.
+	clientIP = "http.vars.client_ip"
+	// wouldRefuse names the policies by which a limit in shadow mode would have refused the request.
+	wouldRefuse = "http.limit.would_refuse"
+)
 
 // Engine is what `limit` and `quota` have in common. A request is allowed if every policy has room
 // for it, and only then are they charged. All responses carry RateLimit-Policy and RateLimit
 // (draft-ietf-httpapi-ratelimit-headers); a refused request is answered 429 with Retry-After.
 type Engine struct {
-	// Zone tells the counters of one directive from those of another: handlers of the same kind
-	// with the same zone, policies, key and cap share them. The Caddyfile numbers its directives:
-	// "limit#1", "limit#2", "quota#1". Default "".
+	// Zone names the counters: handlers of the same zone share them, and they go on across a reload,
+	// also with other rates. Letters, digits and ._#- , at most 64. In one configuration a zone must be
+	// defined alike everywhere. Default: the Caddyfile numbers its directives, "limit#1", "limit#2",
+	// "quota#1", so that one which is put before others shifts the counters of those; "" without a
+	// Caddyfile.
 	Zone string `json:"zone,omitempty"`
-	// Policies are the rates to keep, at least one and at most 8. Changing them starts new counters.
-	Policies []Policy `json:"policies"`
+	// Policies are the rates to keep, at most 8; at least one, unless InFlight is set.
+	Policies []policy.Policy `json:"policies,omitempty"`
 	// By is the template of the key that is counted, with at most 8 placeholders. {http.vars.client_ip}
 	// stands for the client's network: IPv6 addresses are grouped by /64. If any placeholder is empty,
 	// as the identity of an anonymous client is, the request is counted by the client's network, apart
 	// from all other keys. Default: {http.vars.client_ip} for limit, {http.auth.user.id} for quota.
 	By string `json:"by,omitempty"`
-	// MaxKeys is how many keys are remembered at most. Where it is reached, keys with nothing to
-	// remember go first, then those not used for long. Default 0: 1,048,576.
-	MaxKeys int `json:"max_keys,omitempty"`
+	// PlanBy is a template whose value names the plan of a request. One that is not among the plans has
+	// the rates of Policies.
+	PlanBy string `json:"plan_by,omitempty"`
+	// Plans are other rates for policies of the same names. The admin API changes and adds plans, and
+	// says which keys have which plan, at run time.
+	Plans map[string][]policy.Policy `json:"plans,omitempty"`
+	// Cost is how many units a request takes: a number, or a placeholder whose value is one (otherwise
+	// it is 1). At most 1,000,000,000. Default 1.
+	Cost string `json:"cost,omitempty"`
+	// CostFrom is a response header with the cost that a request turned out to have. The difference is
+	// charged after the fact, and may run into debt, of one full bucket at most.
+	CostFrom string `json:"cost_from,omitempty"`
+	// Refund are the outcomes for which a request gets back what it was charged: classes such as 5xx,
+	// statuses, cache_hit (by Cache-Status) and replay (by Idempotency-Replayed).
+	Refund []string `json:"refund,omitempty"`
+	// InFlight bounds the requests that are under way at once.
+	InFlight *InFlight `json:"in_flight,omitempty"`
+	// SkipRaw are matchers of requests that are not counted.
+	SkipRaw caddyhttp.RawMatcherSets `json:"skip,omitempty" caddy:"namespace=http.matchers"`
+	// Shadow counts and refuses nobody. {http.limit.would_refuse} names the policies that would have
+	// refused a request. Clients are told nothing.
+	Shadow bool `json:"shadow,omitempty"`
+	// Warn is the share of a policy, from 0 to 1, at which the event limit_warning is emitted, once for
+	// each key and window. Default 0: never.
+	Warn float64 `json:"warn,omitempty"`
+	// Jitter is by up to which share of it Retry-After is made longer at random, from 0 to 1, so that
+	// clients refused together do not return together. Default 0.
+	Jitter float64 `json:"jitter,omitempty"`
+	// Headers says which response fields are set.
+	Headers Headers `json:"headers,omitzero"`
+	// Memory is the cap on the table of the zone. Where it is reached, keys that have used little give
+	// way. Default 0: 64 MiB, about two million keys.
+	Memory unit.Size `json:"memory,omitempty"`
+	// Count says where requests are counted: "local", in this process; "exact", in Redis with one round
+	// trip for each request; "leased", in Redis, from which an instance takes units in batches. Default
+	// "": local for limit, and for quota leased if the app gatehouse has a Redis.
+	Count string `json:"count,omitempty"`
+	// OnStoreError says what happens to requests while Redis does not answer: "open" lets them pass,
+	// "closed" answers 503, "local" counts them in process, by the rates divided by the number of
+	// instances. Default "": local.
+	OnStoreError string `json:"on_store_error,omitempty"`
 
-	zone   *zone
-	table  *Table
-	parts  []part
-	fields fields
-	refuse *refuse.Refuser
+	Skip caddyhttp.MatcherSets `json:"-"`
+
+	directive string
+	zone      *zone
+	held      bool // this handler has a reference on zones
+	registry  *registry
+	listedBy  any // the key of definitions on which this handler has a reference
+	parts     []part
+	planBy    []part
+	flightBy  []part // nil for the key of the rates
+	costBy    *part
+	cost      int64
+	refund    outcomes
+	settles   bool // there is something to do when the response is known
+	own       *policy.Policy
+	plans     atomic.Pointer[compiled]
+	meters    meters
+	now       func() int64
+	emit      func(name string, data map[string]any)
+	refuse    *refuse.Refuser
+}
+
+// InFlight bounds the requests of a key that are under way at once, in this instance.
+type InFlight struct {
+	// Most is how many may be. Required, at least 1.
+	Most int `json:"most"`
+	// By is the template of the key, as in Engine. Default: that of Engine.
+	By string `json:"by,omitempty"`
+	// Queue is how many more may wait for a place, and Wait how long. Default 0: none; 1 s.
+	Queue int           `json:"queue,omitempty"`
+	Wait  unit.Duration `json:"wait,omitempty"`
+}
+
+// Headers says which response fields are set.
+type Headers struct {
+	// Off leaves out RateLimit-Policy and RateLimit.
+	Off bool `json:"off,omitempty"`
+	// Legacy adds X-RateLimit-Limit, -Remaining and -Reset, for the policy that is nearest to its end:
+	// "delta" has Reset in seconds from now, "unix" since the Unix epoch. Default "": none.
+	Legacy string `json:"legacy,omitempty"`
+	// Mode adds Gatehouse-Limit-Mode: how the request was counted, "local", "exact" or "leased", and
+	// "open", "closed" or "local-share" while Redis does not answer.
+	Mode bool `json:"mode,omitempty"`
 }
 
 // Limit counts requests per client, before anything costs. By default the client is its IP address.
@@ -53,18 +139,6 @@ type Limit struct{ Engine }
 
 // Quota counts requests per identity, after authentication. By default that is {http.auth.user.id}.
 type Quota struct{ Engine }
-
-// zone is the identity of a table: all that decides what its numbers mean.
-type zone struct {
-	directive, name, policies, by string
-	maxKeys                       int
-}
-
-// tables are the tables in use. A configuration that does not change a zone goes on with its table.
-var tables = caddy.NewUsagePool()
-
-// Destruct does nothing: requests in flight may still be counted, and then the table is garbage.
-func (*Table) Destruct() error { return nil }
 
 // Provision compiles the key and the header fields and takes hold of the counters.
 func (l *Limit) Provision(ctx caddy.Context) error {
@@ -77,140 +151,138 @@ func (q *Quota) Provision(ctx caddy.Context) error {
 }
 
 func (e *Engine) provision(ctx caddy.Context, directive, by string) error {
-	e.refuse = refuse.New(ctx.Logger())
-	policies := make([]Policy, len(e.Policies))
-	for i, p := range e.Policies {
-		if p.Name == "" {
-			p.Name = directive
+	e.refuse, e.directive, e.now = refuse.New(ctx.Logger()), directive, clock
+	if e.By == "" {
+		e.By = by
+	}
+	for i := range e.Policies {
+		if e.Policies[i].Name == "" {
+			e.Policies[i].Name = directive
 		}
-		p.Burst = p.burst()
-		policies[i] = p
 	}
-	if err := checkAll(policies); err != nil {
+	if err := e.check(); err != nil {
 		return err
 	}
-	if e.By != "" {
-		by = e.By
-	}
-	var err error
-	if e.parts, err = compile(by); err != nil {
+	if err := e.compile(); err != nil {
 		return err
 	}
-	maxKeys := e.MaxKeys
-	if maxKeys < 0 {
-		return fmt.Errorf("max_keys must be at least 1, not %d", maxKeys)
+	matchers, err := ctx.LoadModule(e, "SkipRaw")
+	if err != nil {
+		return fmt.Errorf("loading the matchers of skip: %w", err)
 	}
-	if maxKeys == 0 {
-		maxKeys = defaultMaxKeys
+	if err = e.Skip.FromInterface(matchers); err != nil {
+		return err
 	}
-	e.fields = newFields(policies)
-	return e.hold(zone{directive: directive, name: e.Zone, by: by, maxKeys: maxKeys}, policies)
+	e.emit = func(name string, data map[string]any) { event.Emit(ctx, name, data) }
+	if err = meter.Register(ctx, collectors()...); err != nil {
+		return err
+	}
+	if err = e.hold(ctx); err != nil {
+		return err
+	}
+	e.meters = newMeters(e)
+	_, err = e.currentPlans()
+	return err
 }
 
-func (e *Engine) hold(z zone, policies []Policy) error {
-	canonical, err := json.Marshal(policies)
-	if err != nil {
-		return fmt.Errorf("encoding the policies: %w", err)
+// compile makes ready whatever does not depend on a request.
+func (e *Engine) compile() (err error) {
+	if e.parts, err = compile("by", e.By); err != nil {
+		return err
 	}
-	z.policies = string(canonical)
-	table, _, err := tables.LoadOrNew(z, func() (caddy.Destructor, error) {
-		return NewTable(policies, z.maxKeys), nil
+	if e.PlanBy != "" {
+		if e.planBy, err = compile("plan_by", e.PlanBy); err != nil {
+			return err
+		}
+	}
+	if e.InFlight != nil {
+		e.own = &policy.Policy{Name: "in_flight", Quota: e.InFlight.Most}
+		if e.InFlight.By != "" {
+			if e.flightBy, err = compile("in_flight", e.InFlight.By); err != nil {
+				return err
+			}
+		}
+	}
+	if e.refund, err = parseOutcomes(e.Refund); err != nil {
+		return err
+	}
+	e.CostFrom = http.CanonicalHeaderKey(e.CostFrom)
+	e.settles = len(e.Refund) > 0 || e.CostFrom != ""
+	e.cost = 1
+	if strings.Contains(e.Cost, "{") {
+		parts, err := compile("cost", e.Cost)
+		if err != nil {
+			return err
+		}
+		e.costBy = &parts[0]
+	} else if e.Cost != "" {
+		e.cost = parseCost(e.Cost, 0)
+	}
+	return nil
+}
+
+// zones are the zones in use, by name and by all that says what their words mean.
+var zones = caddy.NewUsagePool()
+
+// Destruct does nothing: requests in flight may still be counted, and then the zone is garbage.
+func (*zone) Destruct() error { return nil }
+
+// inUse are the zones in use.
+func inUse() []*zone {
+	var all []*zone
+	zones.Range(func(_, value any) bool {
+		all = append(all, value.(*zone))
+		return true
 	})
+	return all
+}
+
+// definitions are those of each configuration that is in use, by its metrics registry.
+var definitions = caddy.NewUsagePool()
+
+// Destruct does nothing.
+func (*registry) Destruct() error { return nil }
+
+// hold takes hold of the zone, and of the place where this configuration's zones are listed.
+func (e *Engine) hold(ctx caddy.Context) error {
+	listed, _, err := definitions.LoadOrNew(ctx.GetMetricsRegistry(), func() (caddy.Destructor, error) { return new(registry), nil })
 	if err != nil {
 		return err
 	}
-	e.table, e.zone = table.(*Table), &z
+	e.listedBy = ctx.GetMetricsRegistry()
+	e.registry = listed.(*registry)
+	if err = e.registry.add(e); err != nil {
+		return err
+	}
+	id := e.zoneID()
+	pooled, there, err := zones.LoadOrNew(id, func() (caddy.Destructor, error) { return newZone(id, e.Policies), nil })
+	if err != nil {
+		return err
+	}
+	e.zone, e.held = pooled.(*zone), true
+	if !there {
+		for _, other := range inUse() {
+			if other != e.zone && other.id.name == id.name {
+				e.zone.inherit(other, e.now())
+			}
+		}
+	}
 	return nil
 }
 
 // Cleanup gives back what Provision took hold of. The handler stays usable for requests in flight.
 func (e *Engine) Cleanup() error {
-	if e.zone == nil {
-		return nil
+	var errs []error
+	if e.registry != nil {
+		e.registry.remove(e)
+		_, err := definitions.Delete(e.listedBy)
+		errs, e.registry = append(errs, err), nil
 	}
-	_, err := tables.Delete(*e.zone)
-	e.zone = nil
-	return err
-}
-
-// ServeHTTP counts the request and refuses it if it is one too many.
-func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	verdict := e.table.Take(time.Now(), e.identify(r), 1)
-	e.fields.annotate(w.Header(), &verdict)
-	if !verdict.Allowed {
-		return e.refuse.Error(w, r, e.fields.exceeded(&verdict))
+	if e.held {
+		_, err := zones.Delete(e.zone.id)
+		errs, e.held = append(errs, err), false
 	}
-	return next.ServeHTTP(w, r)
-}
-
-// identify is the key of the request.
-func (e *Engine) identify(r *http.Request) Key {
-	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	var buf [maxParts]Key
-	keys := buf[:0]
-	for i := range e.parts {
-		p := &e.parts[i]
-		value := p.value(r, repl)
-		switch {
-		case value == "":
-			ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-			return byAddress.ofAddress(ip)
-		case p.address:
-			keys = append(keys, byTemplate.ofAddress(value))
-		default:
-			keys = append(keys, byTemplate.of(value))
-		}
-	}
-	return byTemplate.join(keys)
-}
-
-// part is one placeholder of the key.
-type part struct {
-	name    string
-	header  string // the canonical header field whose value is meant, if it is one
-	address bool   // the value is an IP address
-}
-
-const headerPrefix = "http.request.header."
-
-func compile(template string) ([]part, error) {
-	names, err := parseTemplate(template)
-	if err != nil {
-		return nil, err
-	}
-	parts := make([]part, len(names))
-	for i, name := range names {
-		if name == "client_ip" {
-			name = clientIP
-		}
-		p := part{name: name, address: name == clientIP || name == "http.request.remote.host"}
-		if field, ok := strings.CutPrefix(name, headerPrefix); ok {
-			p.header = http.CanonicalHeaderKey(field)
-		}
-		if p.header == "Host" {
-			return nil, fmt.Errorf("by: {%s} is always empty, write {http.request.host}", name)
-		}
-		parts[i] = p
-	}
-	return parts, nil
-}
-
-// value is what the placeholder stands for, taken as it is: placeholders in it are not expanded.
-func (p *part) value(r *http.Request, repl *caddy.Replacer) string {
-	switch {
-	case p.name == clientIP:
-		ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-		return ip
-	case p.header != "":
-		if values := r.Header[p.header]; len(values) == 1 {
-			return values[0]
-		}
-		return strings.Join(r.Header[p.header], ",")
-	case repl == nil:
-		return ""
-	}
-	value, _ := repl.GetString(p.name)
-	return value
+	return errors.Join(errs...)
 }
 
 // Interface guards

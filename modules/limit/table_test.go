@@ -1,86 +1,178 @@
 package limit
 
 import (
-	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
 )
 
-func key(i int) Key { return byTemplate.of(fmt.Sprint(i)) }
+var (
+	noon     = time.Date(2027, 6, 1, 12, 0, 0, 0, time.UTC).UnixNano()
+	testSeed = maphash.MakeSeed()
+)
 
-func TestTableNeverHoldsMoreKeysThanItsCap(t *testing.T) {
-	for _, most := range []int{1, 2, 63, 64, 100, 1000, 5000} {
-		table := NewTable(policies(t, "1/24h"), most)
-		for i := range 3*most + 1000 {
-			table.Take(table.start, key(i), 1)
+func rates(t testing.TB, specs ...string) []policy.Rate {
+	t.Helper()
+	var all []policy.Policy
+	for _, s := range specs {
+		p, err := policy.ParseRate(s)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if got := table.Len(); got > most || got < most/2 {
-			t.Errorf("a table for %d keys holds %d", most, got)
+		all = append(all, p)
+	}
+	return policy.Compile(all)
+}
+
+func key(i int) uint64 { return maphash.Comparable(testSeed, i) | 1 }
+
+func tableFor(r []policy.Rate, maxBytes int) *Table { return NewTable(policy.Words(r), maxBytes) }
+
+func TestTableStaysBelowItsCap(t *testing.T) {
+	r := rates(t, "1/24h", "5/24h")
+	for _, most := range []int{1, 500, 10_000, 100_000, 1 << 20, 5 << 20} {
+		table := tableFor(r, most)
+		for i := range 3*most/24 + 1000 {
+			table.Take(noon, key(i), r, 1)
 		}
-		for i := range table.shards {
-			if s := &table.shards[i]; len(s.index) != len(s.ring) {
-				t.Fatalf("shard %d: %d in the index, %d in the ring", i, len(s.index), len(s.ring))
+		if got := table.Bytes(); got > max(most, ways*3*8) || got < most/3 {
+			t.Errorf("a table of %d bytes takes %d", most, got)
+		}
+		if got, most := table.Len(), table.Bytes()/24; got > most {
+			t.Errorf("%d keys are said to be in %d places", got, most)
+		}
+	}
+}
+
+func TestTenMillionRandomKeysStayBelowTheCap(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	r := rates(t, "1000/24h")
+	const most = 64 << 20
+	table := tableFor(r, most)
+	for range 10_000_000 {
+		table.Take(noon, rand.Uint64()|1, r, 1)
+	}
+	if got := table.Bytes(); got > most {
+		t.Errorf("the table takes %d bytes, its cap is %d", got, most)
+	}
+}
+
+func TestAKeyTakesLessThan100Bytes(t *testing.T) {
+	for _, specs := range [][]string{{"1/24h"}, {"1/24h", "1/24h"}} {
+		r := rates(t, specs...)
+		for _, n := range []int{20_000, 50_000, 100_000, 300_000, 1_000_000} {
+			table := tableFor(r, 1<<30)
+			for i := range n {
+				table.Take(noon, key(i), r, 1)
+			}
+			if table.Len() != n {
+				t.Fatalf("%d of %d keys are held", table.Len(), n)
+			}
+			got := table.Bytes() / n
+			t.Logf("%d policies, %d keys: %d bytes each", len(specs), n, got)
+			if got > 100 {
+				t.Errorf("%d policies, %d keys: a key takes %d bytes", len(specs), n, got)
 			}
 		}
 	}
 }
 
-func TestFullTableForgetsIdleKeysFirst(t *testing.T) {
-	table := NewTable(policies(t, "1/1h"), 40)
-	now := table.start
-	table.Take(now, key(0), 1) // used longest ago, and still in debt
-	for i := 1; i < 40; i++ {
-		table.Take(now.Add(time.Second), key(i), 2) // refused at once, so the bucket stays full
+func TestAFloodDoesNotFreeAKeyThatUsedItsLimitUp(t *testing.T) {
+	r := rates(t, "10/1h")
+	table := tableFor(r, 100_000)
+	for range 10 {
+		table.Take(noon, 42, r, 1)
 	}
-	for i := 100; i < 110; i++ {
-		table.Take(now.Add(2*time.Second), key(i), 2)
+	for i := range 200_000 {
+		table.Take(noon, key(i), r, 1)
 	}
-	if v := table.Take(now.Add(3*time.Second), key(0), 1); v.Allowed {
-		t.Error("the key in debt was forgotten although idle ones were there")
+	if table.Take(noon, 42, r, 1).Allowed {
+		t.Error("the key in debt was forgotten")
 	}
-}
-
-func TestFullTableForgetsTheLeastRecentlyUsed(t *testing.T) {
-	const most = 16
-	table := NewTable(policies(t, "1/1h"), most)
-	for i := range most {
-		table.Take(table.start.Add(time.Duration(i)*time.Second), key(i), 1)
-	}
-	now := table.start.Add(time.Minute)
-	table.Take(now, key(0), 1) // refused, but used
-	table.Take(now, key(most), 1)
-	if v := table.Take(now, key(0), 1); v.Allowed {
-		t.Error("the key used just now was forgotten")
-	}
-	if table.shards[0].index[key(1)] != nil {
-		t.Error("the key used longest ago is still there")
+	if table.Evicted.Load() == 0 {
+		t.Error("no key gave way")
 	}
 }
 
-func TestNewKeysSweepIdleOnesOut(t *testing.T) {
-	table := NewTable(policies(t, "1/1s"), 1<<20)
-	now := table.start
-	for i := range 30_000 { // 1000 keys a second: 2 seconds' worth are busy
-		now = now.Add(time.Millisecond)
-		table.Take(now, key(i), 1)
+func TestAFullTableLetsNewKeysShareOneState(t *testing.T) {
+	r := rates(t, "10/1h")
+	table := tableFor(r, 1)
+	for i := range ways {
+		table.Charge(noon, key(i), r, 10)
 	}
-	if got := table.Len(); got > 10_000 {
-		t.Errorf("%d keys are held, though about 1000 are in use", got)
+	allowed := 0
+	for i := range 100 {
+		if table.Take(noon, key(100+i), r, 1).Allowed {
+			allowed++
+		}
+	}
+	if allowed != 10 || table.Overflowed.Load() == 0 {
+		t.Errorf("%d requests of new keys were allowed, want 10 of all of them", allowed)
+	}
+	if !table.Take(noon+int64(time.Hour), key(500), r, 1).Allowed {
+		t.Error("an hour later a new key was refused")
+	}
+}
+
+func TestIdleKeysMakeRoom(t *testing.T) {
+	r := rates(t, "1/1s")
+	table := tableFor(r, 1<<30)
+	now := noon
+	for i := range 100_000 { // 1000 keys a second: a second's worth is busy
+		now += int64(time.Millisecond)
+		table.Take(now, key(i), r, 1)
+	}
+	if got := table.Bytes(); got > 1<<19 {
+		t.Errorf("the table takes %d bytes, though about 1000 keys are in use", got)
+	}
+}
+
+func TestGrowingForgetsNothing(t *testing.T) {
+	r := rates(t, "7/24h", "100/24h")
+	table := tableFor(r, 1<<30)
+	for i := range 50_000 {
+		for range i % 8 {
+			table.Take(noon, key(i), r, 1)
+		}
+	}
+	for i := range 50_000 {
+		v := table.Show(noon, key(i), r)
+		if v.Answers[0].Remaining != int64(7-i%8) || v.Answers[1].Remaining != int64(100-i%8) {
+			t.Fatalf("key %d: got %+v", i, v)
+		}
+	}
+}
+
+func TestShowRemembersNothing(t *testing.T) {
+	r := rates(t, "7/24h")
+	table := tableFor(r, 1<<20)
+	if v := table.Show(noon, 5, r); v.Answers[0].Remaining != 7 || table.Len() != 0 {
+		t.Errorf("got %+v and %d keys", v, table.Len())
+	}
+	table.Reset(5)
+	table.Take(noon, 5, r, 3)
+	table.Reset(5)
+	if v := table.Show(noon, 5, r); v.Answers[0].Remaining != 7 {
+		t.Errorf("after a reset: %+v", v)
 	}
 }
 
 func TestConcurrentRequestsGetExactlyTheBurst(t *testing.T) {
-	all := policies(t, "1000/24h", "300/24h")
-	table := NewTable(all, 1000)
-	now := table.start.Add(time.Second)
+	r := rates(t, "1000/24h", "300/24h")
+	table := tableFor(r, 1<<20)
 	var allowed atomic.Int64
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			for range 200 {
-				if table.Take(now, Key{7, 7}, 1).Allowed {
+				if table.Take(noon, 7, r, 1).Allowed {
 					allowed.Add(1)
 				}
 			}
@@ -90,79 +182,85 @@ func TestConcurrentRequestsGetExactlyTheBurst(t *testing.T) {
 	if allowed.Load() != 300 {
 		t.Errorf("%d of 1600 requests were allowed, want 300", allowed.Load())
 	}
-	if v := table.Take(now, Key{7, 7}, 1); v.Buckets[0].Remaining != 700 {
-		t.Errorf("the other policy has %d left, want 700", v.Buckets[0].Remaining)
+	if v := table.Show(noon, 7, r); v.Answers[0].Remaining != 700 {
+		t.Errorf("the other policy has %d left, want 700", v.Answers[0].Remaining)
 	}
 }
 
 func TestTimeGoingBackGivesNothing(t *testing.T) {
-	all := policies(t, "1/1s")
-	all[0].Burst = 10
-	table := NewTable(all, 10)
+	r := rates(t, "1/1s")
+	table := tableFor(r, 1<<20)
 	got := 0
 	for i := range 100 { // two clocks a second apart, in turn: one second in all
-		now := table.start.Add(time.Duration(i%2) * time.Second)
-		if table.Take(now, Key{}, 1).Allowed {
+		if table.Take(noon+int64(i%2)*int64(time.Second), 7, r, 1).Allowed {
 			got++
 		}
 	}
-	if got != 11 {
+	if got != 2 {
 		t.Errorf("%d requests were allowed, want the burst and one more", got)
 	}
 }
 
-func BenchmarkDecide(b *testing.B) {
-	one := policies(b, "1000000000/1s")
-	b.Run("one-key", func(b *testing.B) {
-		table := NewTable(one, defaultMaxKeys)
-		now := table.start
-		b.ReportAllocs()
-		for b.Loop() {
-			now = now.Add(time.Microsecond)
-			table.Take(now, Key{1, 1}, 1)
-		}
-	})
-	b.Run("one-key-refused", func(b *testing.B) {
-		table := NewTable(policies(b, "1/24h"), defaultMaxKeys)
-		b.ReportAllocs()
-		for b.Loop() {
-			table.Take(table.start, Key{1, 1}, 1)
-		}
-	})
-	b.Run("one-key-parallel", func(b *testing.B) {
-		table := NewTable(one, defaultMaxKeys)
-		b.ReportAllocs()
-		b.RunParallel(func(pb *testing.PB) {
-			for pb.Next() {
-				table.Take(table.start, Key{1, 1}, 1)
-			}
-		})
-	})
-	b.Run("million-keys-parallel", func(b *testing.B) {
-		const n = 1_000_000
-		table := NewTable(one, 2*n)
-		keys := make([]Key, n)
-		for i := range keys {
-			keys[i] = key(i)
-			table.Take(table.start, keys[i], 1)
-		}
-		var seed atomic.Uint64
-		b.ReportAllocs()
-		b.ResetTimer()
-		b.RunParallel(func(pb *testing.PB) {
-			i := seed.Add(1) * 7919
-			for pb.Next() {
-				i = i*6364136223846793005 + 1442695040888963407
-				table.Take(table.start, keys[(i>>32)%n], 1)
-			}
-		})
-	})
+func TestInheritedNumbersGoOn(t *testing.T) {
+	old := rates(t, "10/1h", "20/1h")
+	before := tableFor(old, 1<<20)
+	before.Charge(noon, 7, old, 5)
+	now := rates(t, "30/1h", "20/1h")
+	table := tableFor(now, 1<<20)
+	table.Inherit(before, []int{-1, 1}, noon+int64(time.Hour))
+	v := table.Take(noon, 7, now, 1)
+	if v.Answers[0].Remaining != 29 || v.Answers[1].Remaining != 14 {
+		t.Errorf("got %+v", v)
+	}
+	if v = table.Take(noon+int64(2*time.Hour), 8, now, 1); !v.Allowed || table.before.Load() != nil {
+		t.Error("the old table is held although its numbers mean nothing any more")
+	}
 }
 
 func TestDecisionDoesNotAllocate(t *testing.T) {
-	table := NewTable(policies(t, "1000000000/1s", "1000000000/24h"), 1000)
-	table.Take(table.start, Key{1, 1}, 1)
-	if got := testing.AllocsPerRun(200, func() { table.Take(table.start, Key{1, 1}, 1) }); got > 0 {
+	r := rates(t, "1000000000/1s", "1000000000/24h")
+	table := tableFor(r, 1<<20)
+	table.Take(noon, 1, r, 1)
+	if got := testing.AllocsPerRun(200, func() { table.Take(noon, 1, r, 1) }); got > 0 {
 		t.Errorf("a decision makes %v allocations, want none", got)
 	}
+}
+
+func BenchmarkTable(b *testing.B) {
+	one := rates(b, "1000000000/1s")
+	run := func(name string, r []policy.Rate, n int, parallel bool) {
+		b.Run(name, func(b *testing.B) {
+			table := tableFor(r, defaultMemory)
+			for i := range n {
+				table.Take(noon, key(i), r, 1)
+			}
+			keys := make([]uint64, n)
+			for i := range keys {
+				keys[i] = key(i)
+			}
+			var seed atomic.Uint64
+			b.ReportAllocs()
+			if !parallel {
+				now := noon
+				for b.Loop() {
+					now += 1000
+					table.Take(now, keys[0], r, 1)
+				}
+				return
+			}
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				i := seed.Add(1) * 7919
+				for pb.Next() {
+					i = i*6364136223846793005 + 1442695040888963407
+					table.Take(noon, keys[(i>>32)%uint64(n)], r, 1)
+				}
+			})
+		})
+	}
+	run("one-key", one, 1, false)
+	run("one-key-refused", rates(b, "1/24h"), 1, false)
+	run("one-key-parallel", one, 1, true)
+	run("million-keys-parallel", one, 1_000_000, true)
+	run("million-keys-two-policies-parallel", rates(b, "1000000000/1s", "1000000/24h"), 1_000_000, true)
 }

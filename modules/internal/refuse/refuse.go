@@ -46,6 +46,20 @@ func (f *Refuser) Error(w http.ResponseWriter, r *http.Request, err error) error
 	return nil
 }
 
+// InPlace says that Error would write the problem in place, so that a handler which has the document
+// ready may do so itself.
+func (f *Refuser) InPlace(r *http.Request) bool { return !hasErrorRoute(r) }
+
+// Instance is what a problem of the request names as its instance.
+func Instance(r *http.Request) string {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		if id, ok := repl.GetString("http.request.uuid"); ok {
+			return "urn:uuid:" + id
+		}
+	}
+	return problem.RequestID(r.Context())
+}
+
 // hasErrorRoute says whether an error of this request has somewhere to go: the error routes are those
 // of all sites on the server, told apart by their matchers.
 func hasErrorRoute(r *http.Request) bool {

@@ -1,4 +1,4 @@
-package limit
+package policy
 
 import (
 	"strings"
@@ -49,7 +49,7 @@ func TestAdvertisedIsTheSameRateInWholeSeconds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if q, w := p.advertised(); [2]int64{q, w} != want {
+		if q, w := p.Advertised(); [2]int64{q, w} != want {
 			t.Errorf("%s is advertised as q=%d;w=%d, want %v", in, q, w, want)
 		}
 	}
@@ -65,10 +65,10 @@ func FuzzParseRate(f *testing.F) {
 			return
 		}
 		p.Name = "x"
-		if err = p.check(); err != nil {
+		if err = p.Check(); err != nil {
 			t.Fatalf("ParseRate(%q) = %+v, which is refused: %v", s, p, err)
 		}
-		q, w := p.advertised()
+		q, w := p.Advertised()
 		if q < 1 || w < 1 || q > 999_999_999_999_999 || w > 999_999_999_999_999 {
 			t.Fatalf("ParseRate(%q) is advertised as q=%d;w=%d", s, q, w)
 		}

@@ -1,0 +1,98 @@
+package limit
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
+)
+
+// maxPlans bounds the plans of one directive.
+const maxPlans = 64
+
+// plan is a set of rates, ready to be counted by and to be told to clients.
+type plan struct {
+	name     string
+	policies []policy.Policy
+	rates    []policy.Rate
+	fields   fields
+}
+
+func newPlan(name string, policies []policy.Policy, own *policy.Policy) *plan {
+	return &plan{name: name, policies: policies, rates: policy.Compile(policies), fields: newFields(policies, own)}
+}
+
+// withPlan is the policies as a plan has them: those that it names have its rates.
+func withPlan(base, changed []policy.Policy) ([]policy.Policy, error) {
+	all := slices.Clone(base)
+	for _, c := range changed {
+		i := slices.IndexFunc(all, func(p policy.Policy) bool { return p.Name == c.Name })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no policy %s: a plan changes the rates of policies that are there (%s)", c.Name, names(base))
+		}
+		c.Sliding = c.Sliding || all[i].Sliding && c.Burst == 0
+		if c.Sliding != all[i].Sliding {
+			return nil, fmt.Errorf("policy %s counts in a sliding window, and so must all its plans", c.Name)
+		}
+		if err := c.Check(); err != nil {
+			return nil, err
+		}
+		all[i] = c
+	}
+	return all, nil
+}
+
+func names(policies []policy.Policy) string {
+	s := ""
+	for i, p := range policies {
+		if i > 0 {
+			s += ", "
+		}
+		s += p.Name
+	}
+	return s
+}
+
+// plans are the plans of a directive: what its requests are counted by. It is never changed; another
+// one takes its place.
+type plans struct {
+	base   *plan
+	byName map[string]*plan
+	// ofKey are the plans of single keys, by their local hash. They go before what plan_by says.
+	ofKey map[uint64]*plan
+}
+
+func (p *plans) find(name string) *plan {
+	if found := p.byName[name]; found != nil {
+		return found
+	}
+	return p.base
+}
+
+// compilePlans is the plans of the configuration, changed by what was set at run time.
+func (e *Engine) compilePlans(set settings) (*plans, error) {
+	all := maps.Clone(e.Plans)
+	if all == nil {
+		all = map[string][]policy.Policy{}
+	}
+	maps.Copy(all, set.Plans)
+	if len(all) > maxPlans {
+		return nil, fmt.Errorf("%d plans are too many, at most %d", len(all), maxPlans)
+	}
+	p := &plans{base: newPlan("", e.Policies, e.own), byName: map[string]*plan{}, ofKey: map[uint64]*plan{}}
+	for name, changed := range all {
+		policies, err := withPlan(e.Policies, changed)
+		if err != nil {
+			return nil, fmt.Errorf("plan %s: %w", name, err)
+		}
+		p.byName[name] = newPlan(name, policies, e.own)
+	}
+	for _, k := range set.Keys {
+		s, ok := e.subjectOf(k.Key)
+		if found := p.byName[k.Plan]; ok && found != nil {
+			p.ofKey[s.local()] = found
+		}
+	}
+	return p, nil
+}
