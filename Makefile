@@ -37,9 +37,9 @@ fuzz: ## fuzz every parser of client bytes, FUZZTIME each
 		done; \
 	done
 
-# The race detector needs a C compiler, the README's tour needs curl, jq and openssl.
+# The race detector needs a C compiler, the README's tour needs curl, jq and openssl, shared limits real Redis servers.
 deps:
-	@for c in gcc curl jq openssl; do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	@for c in gcc curl jq openssl redis-server redis-sentinel; do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
 	[ -z "$$missing" ] || (apt-get update && apt-get install -y --no-install-recommends libc6-dev ca-certificates $$missing)
 
 bin/golangci-lint:

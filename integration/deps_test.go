@@ -52,7 +52,7 @@ var rules = []rule{
 
 // caddyFiles are the files of a module that may import Caddy: the rest of it is decisions, which
 // are tested without a server. modules/internal and modules/gatehouse are Caddy's side by nature.
-var caddyFiles = []string{"module.go", "caddyfile.go", "command.go"}
+var caddyFiles = []string{"module.go", "caddyfile.go", "command.go", "admin.go"}
 
 const caddyPath = "github.com/caddyserver/caddy/v2"
 

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 )
 
@@ -29,6 +31,8 @@ type Settings struct {
 	Region string `json:"region,omitempty"`
 	// Secrets are the named secret sets and where each is read from.
 	Secrets map[string]secret.Source `json:"secrets,omitempty"`
+	// Redis is where instances share what they count. Default: none, each counts for itself.
+	Redis *redisconn.Config `json:"redis,omitempty"`
 }
 
 // Host runs the backends of one configuration. Backends are opened on first need, dependencies
@@ -70,6 +74,9 @@ func (s Settings) LoadSecrets() (map[string]*secret.Set, error) {
 	return sets, nil
 }
 
+// Dir is the data directory: DataDir or its default.
+func (s *Settings) Dir() string { return cmp.Or(s.DataDir, "data") }
+
 // NewHost opens the data directory. opener gives the configuration of a backend by name; its error
 // for an unknown name says which names there are.
 func NewHost(ctx context.Context, s Settings, log *slog.Logger, opener func(name string) (Opener, error)) (*Host, error) {
@@ -77,11 +84,7 @@ func NewHost(ctx context.Context, s Settings, log *slog.Logger, opener func(name
 	if err != nil {
 		return nil, err
 	}
-	dir := s.DataDir
-	if dir == "" {
-		dir = "data"
-	}
-	node, err := openNode(ctx, dir)
+	node, err := openNode(ctx, s.Dir())
 	if err != nil {
 		return nil, err
 	}

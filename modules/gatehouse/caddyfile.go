@@ -3,13 +3,17 @@ package gatehouse
 import (
 	"encoding/json"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/capture"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 )
 
@@ -45,6 +49,23 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 //		backend  NAME {                  # settings of a bundled backend, see its own grammar
 //			...
 //		}
+//		redis ADDRESS... {               # redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS; several: a Cluster
+//			password SECRET          # instead of one in the address
+//			ca       PATH            # certificates in PEM that the server's must be signed by
+//			cluster                  # a single address is one of a Cluster too
+//		}
+//		redis sentinel MASTER HOST:PORT... [redis://[USER@]/[DB]] {  # the URL is for the master, rediss:// for TLS
+//			password          SECRET
+//			sentinel_password SECRET
+//			ca                PATH
+//		}
+//		profile {                        # captures of overloads in data_dir/profiles; profile off: none
+//			cpu       90% for 30s    # share of the processors that the process may use
+//			scheduler 100ms for 30s  # wait of goroutines for their turn, 99th percentile
+//			length    30s            # of the CPU profile
+//			keep      5              # the oldest are removed
+//			cooldown  10m            # from the end of one to the next
+//		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
@@ -56,7 +77,8 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		dispense.Option{Name: "region", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &a.Region) }},
 		dispense.Option{Name: "secret", Repeats: true, Parse: a.parseSecret},
 		dispense.Option{Name: "backend", Repeats: true, Parse: a.parseBackend},
-		later("redis", "counters and caches are kept in process"),
+		dispense.Option{Name: "profile", Parse: a.parseProfile},
+		dispense.Option{Name: "redis", Parse: a.parseRedis},
 		later("database", "rows are kept in SQLite in data_dir"),
 		later("objects", "objects are kept on disk in data_dir"),
 	)
@@ -118,6 +140,107 @@ func (a *App) parseBackend(d *caddyfile.Dispenser) error {
 		a.BackendsRaw = caddy.ModuleMap{}
 	}
 	a.BackendsRaw[name] = raw
+	return nil
+}
+
+func (a *App) parseRedis(d *caddyfile.Dispenser) error {
+	c := new(redisconn.Config)
+	a.Settings.Redis = c
+	args := d.RemainingArgs()
+	if len(args) > 0 && args[0] == "sentinel" {
+		if len(args) < 3 {
+			return d.Err("redis sentinel needs the master's name and the sentinels, such as: redis sentinel mymaster s1:26379 s2:26379")
+		}
+		c.Sentinel, args = args[1], args[2:]
+		if last := len(args) - 1; strings.Contains(args[last], "://") {
+			c.Server, args = args[last], args[:last]
+		}
+	}
+	c.Addresses = args
+	if err := c.CheckAddresses(); err != nil { // while the dispenser is on its line
+		return d.WrapErr(err)
+	}
+	return dispense.Block(d, "redis",
+		dispense.Option{Name: "password", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.Password) }},
+		dispense.Option{Name: "sentinel_password", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.SentinelPassword) }},
+		dispense.Option{Name: "ca", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.CA) }},
+		dispense.Option{Name: "cluster", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &c.Cluster) }},
+	)
+}
+
+func (a *App) parseProfile(d *caddyfile.Dispenser) error {
+	c := new(capture.Config)
+	a.Profile = c
+	if d.NextArg() {
+		if d.Val() != "off" {
+			return d.Errf("%s", dispense.Unknown("value of profile", d.Val(), []string{"off"}))
+		}
+		c.Off = true
+		return dispense.End(d, "profile off")
+	}
+	option := func(name string, parse func(d *caddyfile.Dispenser) error) dispense.Option {
+		return dispense.Option{Name: name, Parse: func(d *caddyfile.Dispenser) error {
+			if err := parse(d); err != nil {
+				return err
+			}
+			if err := c.Validate(); err != nil { // while the dispenser is on its line
+				return d.WrapErr(err)
+			}
+			return nil
+		}}
+	}
+	return dispense.Block(d, "profile",
+		option("cpu", func(d *caddyfile.Dispenser) (err error) {
+			c.CPU = new(capture.CPU)
+			return parseThreshold(d, "cpu 90% for 30s", &c.CPU.For, func(s string) error {
+				c.CPU.Over, err = capture.ParsePercent(s)
+				return err
+			})
+		}),
+		option("scheduler", func(d *caddyfile.Dispenser) (err error) {
+			c.Scheduler = new(capture.Scheduler)
+			return parseThreshold(d, "scheduler 100ms for 30s", &c.Scheduler.For, func(s string) error {
+				c.Scheduler.Over, err = unit.ParseDuration(s)
+				return err
+			})
+		}),
+		option("length", func(d *caddyfile.Dispenser) error { return parsePositive(d, &c.Length) }),
+		option("keep", func(d *caddyfile.Dispenser) error { return dispense.Int(d, &c.Keep, 1) }),
+		option("cooldown", func(d *caddyfile.Dispenser) error { return parsePositive(d, &c.Cooldown) }),
+	)
+}
+
+// parseThreshold reads VALUE [for DURATION]; example shows the form.
+func parseThreshold(d *caddyfile.Dispenser, example string, lasts *unit.Duration, over func(string) error) error {
+	name, args := d.Val(), d.RemainingArgs()
+	if len(args) != 1 && (len(args) != 3 || args[1] != "for") {
+		return d.Errf("%s needs a threshold and how long it must last, such as: %s", name, example)
+	}
+	if err := over(args[0]); err != nil {
+		return d.Errf("%s: %v", name, err)
+	}
+	if len(args) == 1 {
+		return nil
+	}
+	var err error
+	if *lasts, err = unit.ParseDuration(args[2]); err != nil {
+		return d.Errf("%s: %v", name, err)
+	}
+	if *lasts == 0 {
+		return d.Errf("%s: how long it must last is more than 0, such as: %s", name, example)
+	}
+	return nil
+}
+
+// parsePositive reads a duration for which 0 makes no sense.
+func parsePositive(d *caddyfile.Dispenser, v *unit.Duration) error {
+	name := d.Val()
+	if err := dispense.Duration(d, v); err != nil {
+		return err
+	}
+	if *v == 0 {
+		return d.Errf("%s must be more than 0", name)
+	}
 	return nil
 }
 

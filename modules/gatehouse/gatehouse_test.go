@@ -2,6 +2,7 @@ package gatehouse_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -54,7 +55,15 @@ func (p *probe) Run(ctx context.Context) error {
 	return nil
 }
 
-func (p *probe) Check(context.Context) error { return nil }
+// sick makes every probe fail its check.
+var sick atomic.Bool
+
+func (p *probe) Check(context.Context) error {
+	if sick.Load() {
+		return errors.New("the probe\nis sick")
+	}
+	return nil
+}
 
 const site = `{
 	gatehouse {
@@ -73,6 +82,7 @@ func TestReloadKeepsTheRunningBackend(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := first.Get("/").Header.Get("Instance")
+	stoppedBefore := stopped.Load()
 
 	if _, err = modtest.StartIn(t, dir, strings.Replace(site, "backend probe", "backend porbe", 1)); err == nil {
 		t.Fatal("an unknown backend was accepted")
@@ -89,7 +99,7 @@ func TestReloadKeepsTheRunningBackend(t *testing.T) {
 	if got := second.Get("/").Header.Get("Instance"); got != before {
 		t.Errorf("a reload of routes replaced the backend: %s, then %s", before, got)
 	}
-	if stopped.Load() != 0 {
+	if stopped.Load() != stoppedBefore {
 		t.Error("a reload of routes stopped the backend's work")
 	}
 

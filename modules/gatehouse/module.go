@@ -17,10 +17,12 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/capture"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 )
 
@@ -37,6 +39,8 @@ type App struct {
 	// BackendsRaw are the settings of the bundled backends, by name. A backend that is used but not
 	// named here has its defaults.
 	BackendsRaw caddy.ModuleMap `json:"backends,omitempty" caddy:"namespace=gatehouse.backends"`
+	// Profile says when an overload is captured under data_dir/profiles. Default: on.
+	Profile *capture.Config `json:"profile,omitempty"`
 
 	ctx     caddy.Context
 	log     *slog.Logger
@@ -46,9 +50,13 @@ type App struct {
 	mu      sync.Mutex
 	used    []string
 	checks  []func(*service.Host) error
-	pooled  pooledHost // hosts[key], on which this app has a reference from Start to Cleanup
+	reports []report
+	events  *caddyevents.App
+	capture *capture.Hold // from Start to Cleanup, nil if Profile is off
+	pooled  pooledHost    // hosts[key], on which this app has a reference from Start to Cleanup
 	host    atomic.Pointer[service.Host]
 	started chan struct{}
+	redis   redisRef
 }
 
 // hosts are the running hosts by the hash of their settings. A reload that changes no setting of
@@ -86,6 +94,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.secrets = secrets
+	if err = a.checkRedis(); err != nil {
+		return err
+	}
 	if err = a.hash(); err != nil {
 		return err
 	}
@@ -99,13 +110,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	return nil
+	return a.provisionProfile(ctx)
 }
 
 // hash identifies the settings and the secrets in force, so that a changed key file makes a new host.
 func (a *App) hash() error {
 	h := sha256.New()
 	settings := a.Settings
+	settings.Redis = nil // no backend uses it
 	settings.Secrets = maps.Clone(a.Secrets)
 	for name, s := range settings.Secrets {
 		s.At = "" // a line that moved changes nothing
@@ -168,6 +180,7 @@ func (a *App) Start() error {
 	}
 	a.host.Store(host)
 	close(a.started)
+	a.watch(host)
 	return nil
 }
 
@@ -182,6 +195,9 @@ func (a *App) Stop() error {
 
 // Cleanup gives the host back if Start took it.
 func (a *App) Cleanup() error {
+	a.capture.Release()
+	a.capture = nil
+	a.redis.release()
 	if a.pooled.Host == nil {
 		return nil
 	}
@@ -189,6 +205,32 @@ func (a *App) Cleanup() error {
 	a.pooled = pooledHost{}
 	_, err := hosts.Delete(a.key)
 	return err
+}
+
+func (a *App) provisionProfile(ctx caddy.Context) error {
+	if a.Profile == nil {
+		a.Profile = new(capture.Config)
+	}
+	if err := a.Profile.Validate(); err != nil {
+		return err
+	}
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("loading the events app: %w", err)
+	}
+	a.events = events.(*caddyevents.App)
+	return nil
+}
+
+// emitCaptured emits the event profile_captured. It does so from the active configuration: one that
+// is being started may still be subscribing its handlers.
+func emitCaptured(c capture.Captured) {
+	active, err := caddy.ActiveContext().AppIfConfigured("gatehouse")
+	if err != nil {
+		return
+	}
+	a := active.(*App)
+	a.events.Emit(a.ctx, "profile_captured", map[string]any{"path": c.Path, "cause": c.Cause, "cpu": c.CPU, "top": c.Top})
 }
 
 // opener is the settings of the named backend: as configured, or its defaults.
@@ -218,6 +260,9 @@ func known(name string) error {
 	}
 	return errors.New(dispense.Unknown("backend", name, names))
 }
+
+// Dir is the data directory. It need not exist before Start.
+func (a *App) Dir() string { return a.Settings.Dir() }
 
 // Secret is the named secret set, for the Provision of a directive.
 func (a *App) Secret(name string) (*secret.Set, error) {

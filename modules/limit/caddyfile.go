@@ -97,8 +97,8 @@ func (e *Engine) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		dispense.Option{Name: "in_flight", Parse: e.parseInFlight},
 		dispense.Option{Name: "skip", Repeats: true, Parse: e.parseSkip},
 		dispense.Option{Name: "shadow", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &e.Shadow) }},
-		dispense.Option{Name: "warn", Parse: func(d *caddyfile.Dispenser) error { return share(d, &e.Warn) }},
-		dispense.Option{Name: "jitter", Parse: func(d *caddyfile.Dispenser) error { return share(d, &e.Jitter) }},
+		dispense.Option{Name: "warn", Parse: func(d *caddyfile.Dispenser) error { return percent(d, &e.Warn) }},
+		dispense.Option{Name: "jitter", Parse: func(d *caddyfile.Dispenser) error { return percent(d, &e.Jitter) }},
 		dispense.Option{Name: "headers", Parse: e.parseHeaders},
 		dispense.Option{Name: "memory", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &e.Memory) }},
 		dispense.Option{Name: "count", Parse: func(d *caddyfile.Dispenser) error {
@@ -249,8 +249,8 @@ func (e *Engine) parseHeaders(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// share reads a percentage as a number from 0 to 1.
-func share(d *caddyfile.Dispenser, v *float64) error {
+// percent reads a percentage as a number from 0 to 1.
+func percent(d *caddyfile.Dispenser, v *float64) error {
 	var s string
 	name := d.Val()
 	if err := dispense.String(d, &s); err != nil {

@@ -2,10 +2,16 @@ package limit
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
+	"github.com/gatehouse-proxy/gatehouse/modules/limit/shared"
 )
 
 // Where requests are counted.
@@ -37,27 +43,135 @@ const (
 	modeShare  mode = "local-share"
 )
 
+// store is how an engine counts together with other instances.
+type store struct {
+	link   *shared.Link
+	leases *shared.Leases // nil for exact
+	zone   string         // in Redis: the name, and what its states consist of
+}
+
+// storeZone is the zone's name in Redis. Zones whose states differ in their words are kept apart, so
+// that instances of two configurations can run beside each other.
+func (z zoneID) storeZone() string {
+	sum := sha256.Sum256([]byte(z.layout))
+	return z.name + "/" + hex.EncodeToString(sum[:4])
+}
+
+// counts is where the engine counts while all is well.
+func (e *Engine) counts() string {
+	switch {
+	case e.store == nil:
+		return countLocal
+	case e.store.leases != nil:
+		return countLeased
+	}
+	return countExact
+}
+
+// mode is how the engine counts now.
+func (e *Engine) mode() mode {
+	if e.store == nil {
+		return modeLocal
+	}
+	if up, _ := e.store.link.Up(); up {
+		return mode(e.counts())
+	}
+	switch e.OnStoreError {
+	case onErrorOpen:
+		return modeOpen
+	case onErrorClosed:
+		return modeClosed
+	}
+	return modeShare
+}
+
 // take decides about the request and charges it if it is allowed.
-func (e *Engine) take(_ context.Context, a *ask) error {
-	a.mode = modeLocal
-	a.verdict = e.zone.table.Take(a.now, a.key, a.plan.rates, a.cost)
+func (e *Engine) take(ctx context.Context, a *ask) error {
+	if e.store == nil {
+		a.mode = modeLocal
+		a.verdict = e.zone.table.Take(a.now, a.key, a.plan.rates, a.cost)
+		return nil
+	}
+	s := e.store
+	var err error
+	if s.leases == nil {
+		a.mode = modeExact
+		a.verdict, err = s.link.Take(ctx, s.zone, a.subject.id(e.Zone), a.plan.rates, a.cost) // remote: 20ms, then on_store_error
+	} else {
+		a.mode = modeLeased
+		var ok bool
+		if a.verdict, ok = s.leases.Take(a.now, a.key, a.plan.rates, a.cost); !ok {
+			a.verdict, err = s.leases.Acquire(ctx, a.now, a.key, a.subject.id(e.Zone), a.plan.rates, a.cost) // remote: as above, for one of many
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case !errors.Is(err, shared.ErrDown) && ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return e.without(a, err)
+}
+
+// without decides about the request while the store does not answer.
+func (e *Engine) without(a *ask, cause error) error {
+	e.meters.degraded.Inc()
+	switch e.OnStoreError {
+	case onErrorOpen:
+		a.mode = modeOpen
+		a.verdict = policy.Verdict{Allowed: true}
+		return nil
+	case onErrorClosed:
+		a.mode = modeClosed
+		err := problem.New(problem.Unavailable, "Requests cannot be counted right now, try again soon.").Because(cause)
+		err.RetryAfter = time.Duration(1+rand.IntN(3)) * time.Second //nolint:gosec // no secret
+		return err
+	}
+	a.mode = modeShare
+	a.verdict = e.zone.table.Take(a.now, a.key, a.plan.share(e.store.link.Instances()), a.cost)
 	return nil
 }
 
 // show finds where the key stands.
-func (e *Engine) show(_ context.Context, a *ask) {
-	a.mode = modeLocal
+func (e *Engine) show(ctx context.Context, a *ask) {
+	if e.store != nil {
+		v, err := e.store.link.Show(ctx, e.store.zone, a.subject.id(e.Zone), a.plan.rates) // remote: 20ms, then what is known here
+		if err == nil {
+			a.mode, a.verdict = mode(e.counts()), v
+			return
+		}
+	}
+	a.mode = e.mode()
 	a.verdict = e.zone.table.Show(a.now, a.key, a.plan.rates)
 }
 
-// charge takes units after the fact, or gives them back.
-func (e *Engine) charge(_ context.Context, a *ask, cost int64) {
-	e.zone.table.Charge(e.now(), a.key, a.plan.rates, cost)
+// charge takes units after the fact, or gives them back, where the request was counted. What cannot
+// be told to the store within its deadline is lost.
+func (e *Engine) charge(ctx context.Context, a *ask, cost int64) {
+	switch a.mode {
+	case modeLeased:
+		e.store.leases.Charge(e.now(), a.key, a.subject.id(e.Zone), a.plan.rates, cost)
+	case modeExact:
+		if err := e.store.link.Charge(context.WithoutCancel(ctx), e.store.zone, a.subject.id(e.Zone), a.plan.rates, cost); err != nil { // remote: 20ms, then forgotten
+			e.meters.degraded.Inc()
+		}
+	case modeShare:
+		e.zone.table.Charge(e.now(), a.key, a.plan.share(e.store.link.Instances()), cost)
+	case modeLocal:
+		e.zone.table.Charge(e.now(), a.key, a.plan.rates, cost)
+	case modeOpen, modeClosed:
+	}
 }
 
 // reset forgets what a key has used.
-func (e *Engine) reset(_ context.Context, s *subject) error {
+func (e *Engine) reset(ctx context.Context, s *subject) error {
 	e.zone.table.Reset(s.local())
+	if e.store == nil {
+		return nil
+	}
+	if err := e.store.link.Reset(ctx, e.store.zone, s.id(e.Zone)); err != nil {
+		return problem.New(problem.Unavailable, "The key could not be reset, as Redis does not answer.").Because(err)
+	}
 	return nil
 }
 
@@ -97,42 +211,6 @@ func (e *Engine) warn(a *ask, i int) {
 		defer func() { <-warnings }()
 		e.emit("limit_warning", data)
 	}()
-}
-
-// compiled are plans with what they were compiled from.
-type compiled struct {
-	from  *settings
-	plans *plans
-}
-
-// currentPlans are the plans in force.
-func (e *Engine) currentPlans() (*plans, error) {
-	from := e.zone.settings.Load()
-	if c := e.plans.Load(); c != nil && c.from == from {
-		return c.plans, nil
-	}
-	p, err := e.compilePlans(*from)
-	if err != nil { // set at run time for policies that this configuration does not have
-		if p, err = e.compilePlans(settings{}); err != nil {
-			return nil, err
-		}
-	}
-	e.plans.Store(&compiled{from, p})
-	return p, nil
-}
-
-// settings are what is set at run time.
-type settings struct {
-	// Plans are rates for policies, by the plan's name. They go before those of the configuration.
-	Plans map[string][]policy.Policy `json:"plans,omitempty"`
-	// Keys are the keys that have a plan whatever plan_by says.
-	Keys []keyPlan `json:"keys,omitempty"`
-}
-
-// keyPlan says that a key has a plan.
-type keyPlan struct {
-	Key  []string `json:"key"`
-	Plan string   `json:"plan"`
 }
 
 // subjectOf is the key that an operator names by the values of its placeholders, in their order.

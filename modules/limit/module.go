@@ -7,18 +7,24 @@ package limit
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/url"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/event"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
+	"github.com/gatehouse-proxy/gatehouse/modules/limit/shared"
 )
 
 const (
@@ -94,6 +100,7 @@ type Engine struct {
 	directive string
 	zone      *zone
 	held      bool // this handler has a reference on zones
+	returned  bool // this handler has given the store back
 	registry  *registry
 	listedBy  any // the key of definitions on which this handler has a reference
 	parts     []part
@@ -106,6 +113,7 @@ type Engine struct {
 	own       *policy.Policy
 	plans     atomic.Pointer[compiled]
 	meters    meters
+	store     *store // nil for counting in process
 	now       func() int64
 	emit      func(name string, data map[string]any)
 	refuse    *refuse.Refuser
@@ -181,7 +189,7 @@ func (e *Engine) provision(ctx caddy.Context, directive, by string) error {
 		return err
 	}
 	e.meters = newMeters(e)
-	_, err = e.currentPlans()
+	_, err = e.currentPlans(e.now())
 	return err
 }
 
@@ -267,7 +275,77 @@ func (e *Engine) hold(ctx caddy.Context) error {
 			}
 		}
 	}
+	return e.holdStore(ctx)
+}
+
+// leases are those in use, by their zone and the way to Redis.
+var leases = caddy.NewUsagePool()
+
+type leasesID struct {
+	link *shared.Link
+	zone string
+}
+
+type pooledLeases struct{ *shared.Leases }
+
+// Destruct gives the tokens back in the background.
+func (p pooledLeases) Destruct() error {
+	go p.Close()
 	return nil
+}
+
+// holdStore takes hold of what other instances are counted together with by.
+func (e *Engine) holdStore(ctx caddy.Context) error {
+	app, err := e.app(ctx)
+	if err != nil || app == nil {
+		return err
+	}
+	conn, ok := app.Redis()
+	if ok {
+		e.zone.keep(redisKeeper{conn, e.Zone})
+	} else {
+		e.zone.keep(fileKeeper(filepath.Join(app.Dir(), "limits", url.PathEscape(e.Zone)+".json")))
+	}
+	count := e.Count
+	if count == "" && ok && e.directive == "quota" {
+		count = countLeased
+	}
+	switch {
+	case count == "" || count == countLocal || len(e.Policies) == 0:
+		return nil
+	case !ok:
+		return fmt.Errorf("count %s needs a Redis: name it in the global options, gatehouse { redis redis://127.0.0.1:6379/0 }", count)
+	}
+	e.store = &store{link: shared.Acquire(conn, slog.New(zapslog.NewHandler(ctx.Logger().Core()))), zone: e.zone.id.storeZone()}
+	app.Report(e.directive+" "+e.Zone, func() (string, bool) {
+		m := e.mode()
+		return "counts " + string(m), string(m) == count
+	})
+	if count == countExact {
+		return nil
+	}
+	pooled, _, err := leases.LoadOrNew(leasesID{e.store.link, e.store.zone}, func() (caddy.Destructor, error) {
+		return pooledLeases{shared.NewLeases(e.store.link, e.store.zone)}, nil
+	})
+	if err != nil {
+		return err
+	}
+	e.store.leases = pooled.(pooledLeases).Leases
+	return nil
+}
+
+// app is the app of the configuration where the engine needs it; nil if there is none and none is needed.
+func (e *Engine) app(ctx caddy.Context) (*gatehouse.App, error) {
+	app, err := ctx.AppIfConfigured("gatehouse")
+	switch {
+	case err == nil:
+		return app.(*gatehouse.App), nil
+	case !errors.Is(err, caddy.ErrNotConfigured):
+		return nil, err
+	case e.Count == countExact || e.Count == countLeased:
+		return gatehouse.Of(ctx)
+	}
+	return nil, nil //nolint:nilnil // most limits need no app
 }
 
 // Cleanup gives back what Provision took hold of. The handler stays usable for requests in flight.
@@ -277,6 +355,14 @@ func (e *Engine) Cleanup() error {
 		e.registry.remove(e)
 		_, err := definitions.Delete(e.listedBy)
 		errs, e.registry = append(errs, err), nil
+	}
+	if s := e.store; s != nil && !e.returned {
+		e.returned = true
+		if s.leases != nil {
+			_, err := leases.Delete(leasesID{s.link, s.zone})
+			errs = append(errs, err)
+		}
+		s.link.Release()
 	}
 	if e.held {
 		_, err := zones.Delete(e.zone.id)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
 )
@@ -17,6 +18,26 @@ type plan struct {
 	policies []policy.Policy
 	rates    []policy.Rate
 	fields   fields
+	shared   atomic.Pointer[share]
+}
+
+// share is the part of the rates that one of so many instances may use on its own.
+type share struct {
+	instances int
+	rates     []policy.Rate
+}
+
+// share is the rates divided by the number of instances.
+func (p *plan) share(instances int) []policy.Rate {
+	if s := p.shared.Load(); s != nil && s.instances == instances {
+		return s.rates
+	}
+	s := &share{instances: instances}
+	for _, whole := range p.policies {
+		s.rates = append(s.rates, whole.Share(instances).Compile())
+	}
+	p.shared.Store(s)
+	return s.rates
 }
 
 func newPlan(name string, policies []policy.Policy, own *policy.Policy) *plan {

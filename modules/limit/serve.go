@@ -31,7 +31,7 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	a := ask{now: e.now(), cost: e.costOf(r, repl)}
 	identify(&a.subject, e.parts, r, repl)
 	a.key = a.subject.local()
-	plans, err := e.currentPlans()
+	plans, err := e.currentPlans(a.now)
 	if err != nil {
 		return e.refuse.Error(w, r, err)
 	}
@@ -175,10 +175,10 @@ func (e *Engine) settle(ctx context.Context, a *ask, status int, h http.Header) 
 
 // annotate sets the fields that tell a client where it stands.
 func (e *Engine) annotate(h http.Header, r *http.Request, a *ask) {
-	if !e.Headers.Off {
+	if !e.Headers.Off && a.mode != modeOpen {
 		a.plan.fields.annotate(h, &a.verdict, a.places)
 	}
-	if e.Headers.Legacy != "" {
+	if e.Headers.Legacy != "" && a.mode != modeOpen {
 		a.plan.fields.legacy(h, &a.verdict, a.now, e.Headers.Legacy == "unix")
 	}
 	if e.Headers.Mode {

@@ -31,7 +31,10 @@ type zone struct {
 	top     top
 	warner  warner
 	// settings are the plans that were set at run time.
-	settings atomic.Pointer[settings]
+	settings  atomic.Pointer[settings]
+	keeper    atomic.Pointer[keeper]
+	refreshed atomic.Int64 // when the keeper is to be asked again
+	changing  sync.Mutex
 }
 
 // column is one policy of a state.

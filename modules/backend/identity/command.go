@@ -19,10 +19,8 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/command"
 )
-
-// exitUsage is the exit code of a command that was called in a wrong way; a failure exits with 1.
-const exitUsage = 2
 
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
@@ -65,10 +63,10 @@ func tokenCommand(cmd *cobra.Command) {
 	mint := &cobra.Command{Use: "mint --sub SUBJECT", Short: "Prints a new token and nothing else", RunE: run(&o, 0, func(cmd *cobra.Command, _ []string) error {
 		d, err := unit.ParseDuration(ttl)
 		if err != nil {
-			return usage(fmt.Errorf("--ttl: %w", err))
+			return command.Usage(fmt.Errorf("--ttl: %w", err))
 		}
 		if c.Subject == "" {
-			return usage(errors.New("--sub is missing: name whom the token is for"))
+			return command.Usage(errors.New("--sub is missing: name whom the token is for"))
 		}
 		c.TTL = d.Std()
 		return mintToken(cmd.OutOrStdout(), o, c)
@@ -157,45 +155,20 @@ func usersCommand(cmd *cobra.Command) {
 func group(cmd *cobra.Command, o *options, commands ...*cobra.Command) {
 	cmd.PersistentFlags().StringVar(&o.dataDir, "data-dir", "./data", "the data_dir of the configuration")
 	cmd.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
-	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return fail(c, o, usage(err)) })
-	cmd.AddCommand(commands...)
-	cmd.RunE = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return c.Help()
-		}
-		return fail(c, o, usage(fmt.Errorf("there is no command %s %s", c.Name(), args[0])))
-	}
+	command.Group(cmd, &o.json, commands...)
 }
 
 // run checks the number of arguments and turns an error into a sentence and an exit code.
 func run(o *options, arguments int, do func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != arguments {
-			return fail(cmd, o, usage(fmt.Errorf("got %d arguments, usage: gatehouse %s", len(args), cmd.UseLine())))
+			return command.Fail(cmd, o.json, command.WrongArguments(cmd, len(args)))
 		}
 		if err := do(cmd, args); err != nil {
-			return fail(cmd, o, err)
+			return command.Fail(cmd, o.json, err)
 		}
 		return nil
 	}
-}
-
-type usageError struct{ error }
-
-func usage(err error) error { return usageError{err} }
-
-// fail prints err on the standard error and returns what makes Caddy's main exit with its code.
-func fail(cmd *cobra.Command, o *options, err error) error {
-	cmd.SilenceErrors, cmd.SilenceUsage = true, true
-	if o.json {
-		_ = json.NewEncoder(cmd.ErrOrStderr()).Encode(map[string]string{"error": err.Error()}) //nolint:errchkjson // nowhere is left to complain
-	} else {
-		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "gatehouse: "+err.Error())
-	}
-	if _, ok := errors.AsType[usageError](err); ok {
-		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitUsage, nil })(cmd, nil)
-	}
-	return err
 }
 
 // withUsers opens the database beside a gateway that may be running on it.
@@ -224,7 +197,7 @@ func readPassword(in io.Reader) (string, error) {
 	}
 	line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
 	if line == "" {
-		return "", usage(errors.New("the password is missing: give it as the first line of the standard input"))
+		return "", command.Usage(errors.New("the password is missing: give it as the first line of the standard input"))
 	}
 	return line, nil
 }

@@ -112,6 +112,17 @@ func (p Policy) Size() int {
 	return p.Burst
 }
 
+// Share is the part of p that one of n instances may use on its own, at least one request.
+func (p Policy) Share(n int) Policy {
+	if p.Sliding {
+		p.Quota = max(1, p.Quota/n)
+		return p
+	}
+	p.Burst = max(1, p.Size()/n)
+	p.Window *= unit.Duration(n)
+	return p
+}
+
 // Advertised is the policy in whole seconds, as RateLimit-Policy needs it: 10 per 500ms is 20 per second.
 func (p Policy) Advertised() (quota, seconds int64) {
 	whole, part := p.Window.Std(), time.Second
