@@ -112,13 +112,18 @@ func (e *Engine) enter(w http.ResponseWriter, r *http.Request, repl *caddy.Repla
 	return true, e.reject(w, r, &refused)
 }
 
-// next serves the request, and settles its cost when its outcome is known.
+// next serves the request.
 func (e *Engine) next(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, a *ask) error {
 	if !e.settles || !a.verdict.Allowed {
 		return next.ServeHTTP(w, r)
 	}
+	return e.settling(w, r, next, *a)
+}
+
+// settling serves the request, and settles its cost when its outcome is known.
+func (e *Engine) settling(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, a ask) error {
 	seen := &response{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
-	seen.settle = func(status int, h http.Header) { e.settle(r.Context(), a, status, h) }
+	seen.settle = func(status int, h http.Header) { e.settle(r.Context(), &a, status, h) }
 	err := next.ServeHTTP(seen, r)
 	switch failed, ok := errors.AsType[caddyhttp.HandlerError](err); {
 	case ok:
