@@ -6,6 +6,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/cache" // what it stores in
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/internal/journey" // the directive's place
@@ -29,6 +30,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 //	http_cache {
 //		tags       FIELD...   # response fields that list tags, not passed to the client; default none
 //		max_object SIZE       # default 1MiB
+//		stale      DURATION   # how long stale responses answer for an app that fails; default: as they say
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
@@ -38,6 +40,10 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	err := dispense.Block(d, "http_cache",
 		dispense.Option{Name: "tags", Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &h.Tags) }},
 		dispense.Option{Name: "max_object", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &h.MaxObject) }},
+		dispense.Option{Name: "stale", Parse: func(d *caddyfile.Dispenser) error {
+			h.Stale = new(unit.Duration)
+			return dispense.Duration(d, h.Stale)
+		}},
 	)
 	if err != nil {
 		return err

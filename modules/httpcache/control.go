@@ -8,7 +8,8 @@ const maxSeconds = 1 << 31
 // control is a Cache-Control field, of a request or a response, as a shared cache understands it.
 type control struct {
 	noStore, noCache, private, public, onlyIfCached bool
-	maxAge, sMaxAge                                 seconds
+	revalidate                                      bool // must-revalidate or proxy-revalidate
+	maxAge, sMaxAge, staleIfError                   seconds
 }
 
 // seconds is a directive's argument.
@@ -57,6 +58,10 @@ func (c *control) add(member string) {
 		c.public = c.public || !hasArg
 	case "only-if-cached":
 		c.onlyIfCached = c.onlyIfCached || !hasArg
+	case "must-revalidate", "proxy-revalidate":
+		c.revalidate = true
+	case "stale-if-error":
+		c.staleIfError.least(parseSeconds(arg))
 	case "max-age":
 		c.maxAge.least(parseSeconds(arg))
 	case "s-maxage":

@@ -26,6 +26,7 @@ type entry struct {
 	age      time.Duration
 	received time.Time
 	until    time.Time // fresh before it
+	grace    grace
 	etag     string
 	modified time.Time // Last-Modified; zero for none
 	stamp    *cache.Stamp
@@ -38,6 +39,8 @@ type field struct {
 	from, to int
 	adds     bool
 }
+
+const hit = "gatehouse; hit"
 
 // weight is the entry's size in memory.
 func (e *entry) weight() int {
@@ -60,9 +63,10 @@ func (p *page) Weight() int {
 	return n
 }
 
-// find is the entry that answers a request, or why there is none, in the words of Cache-Status.
-func (p *page) find(h http.Header, now time.Time, valid func(*cache.Stamp) bool) (*entry, string) {
-	why := "uri-miss"
+// find is the entry that answers a request; or why there is none, in the words of Cache-Status, and
+// the stale one that would be it.
+func (p *page) find(h http.Header, now time.Time, valid func(*cache.Stamp) bool) (fresh, stale *entry, why string) {
+	why = "uri-miss"
 	for _, e := range p.entries {
 		switch {
 		case !valid(e.stamp):
@@ -71,12 +75,14 @@ func (p *page) find(h http.Header, now time.Time, valid func(*cache.Stamp) bool)
 				why = "vary-miss"
 			}
 		case !now.Before(e.until):
-			why = "stale"
+			if why = "stale"; stale == nil {
+				stale = e
+			}
 		default:
-			return e, ""
+			return e, nil, ""
 		}
 	}
-	return nil, why
+	return nil, stale, why
 }
 
 // with is the page with a new entry, which replaces those for the same request. A change of the
@@ -133,8 +139,8 @@ func (e *entry) addField(name string, values []string, adds bool) {
 	e.fields = append(e.fields, field{strings.Clone(name), from, len(e.values), adds})
 }
 
-// serve answers a request from the entry.
-func (e *entry) serve(w http.ResponseWriter, r *http.Request, now time.Time) {
+// serve answers a request from the entry. how is what Cache-Status says, to which a hit adds its ttl.
+func (e *entry) serve(w http.ResponseWriter, r *http.Request, now time.Time, how string) {
 	h := w.Header()
 	unchanged := e.status == http.StatusOK && conditional(r.Header) && notModified(r.Header, e.etag, e.modified)
 	// One copy of all values: other handlers may change what they find in the header.
@@ -153,7 +159,10 @@ func (e *entry) serve(w http.ResponseWriter, r *http.Request, now time.Time) {
 	n := len(e.values)
 	slab[n] = strconv.FormatInt(int64((e.age+now.Sub(e.received))/time.Second), 10)
 	h["Age"] = slab[n : n+1 : n+1]
-	slab[n+1] = "gatehouse; hit; ttl=" + strconv.FormatInt(int64(e.until.Sub(now)/time.Second), 10)
+	slab[n+1] = how
+	if how == hit {
+		slab[n+1] = hit + "; ttl=" + strconv.FormatInt(int64(e.until.Sub(now)/time.Second), 10)
+	}
 	status := slab[n+1 : n+2 : n+2]
 	if upstream := h["Cache-Status"]; len(upstream) > 0 {
 		status = append(slices.Clip(upstream), status...)

@@ -5,6 +5,7 @@ package httpcache
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -29,10 +30,10 @@ const defaultMaxObject = 1 << 20
 // Kept are responses to GET with a status of 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 or 501
 // that say how long they are fresh, by CDN-Cache-Control (RFC 9213), s-maxage, max-age or Expires.
 // Not kept are responses that say private, no-store or no-cache, to all caches or to CDNs, that set a
-// cookie, that vary on * or on who asks, that a split has chosen ({http.split.variant}), or that are
-// larger than MaxObject. A request that carries a
-// Cookie or an X-Api-Key is answered from the cache, but its own response is kept only if it says
-// public or s-maxage.
+// cookie, that vary on * or on who asks, that a split has chosen ({http.split.variant}), that stand in
+// for an app behind an open circuit ({http.circuit_breaker.state}), or that are larger than MaxObject.
+// A request that carries a Cookie or an X-Api-Key is answered from the cache, but its own response is
+// kept only if it says public or s-maxage.
 //
 // Never answered from the cache, nor kept, are requests with Authorization, of a user that the
 // gateway has authenticated ({http.auth.user.id}) or with a client certificate; requests for ranges,
@@ -49,6 +50,10 @@ const defaultMaxObject = 1 << 20
 // Responses carry Cache-Status (RFC 9211) with the name gatehouse, and hits Age. Fields that were
 // set before this handler belong to each response anew; they are neither kept nor lost. If the
 // backend is not there, requests pass as if there were no cache.
+//
+// Placeholder | Description
+// ------------|-------------
+// `{http.http_cache.stale}` | `yes` if a stale response is at hand for when the app is not
 type Handler struct {
 	// Tags are the names of response fields that list the response's tags, separated by commas or
 	// spaces: at most 64 tags of at most 256 bytes; a response with others is not kept. The fields are
@@ -57,11 +62,17 @@ type Handler struct {
 	// MaxObject is the largest body that is kept; 1/64 of the backend's memory bounds it, too.
 	// Default: 1MiB.
 	MaxObject unit.Size `json:"max_object,omitempty"`
+	// Stale is how long after its freshness a response may answer for an app that fails, with an error
+	// or a status of 500, 502, 503 or 504, if the response does not say so itself by stale-if-error (RFC
+	// 5861). One that says must-revalidate or proxy-revalidate never does. 0s: none does. Default: none
+	// but those that say so, and for 5m while a circuit_breaker behind this handler lets no request pass.
+	Stale *unit.Duration `json:"stale,omitempty"`
 
 	ref    *gatehouse.Ref[*cache.Service]
 	refuse *refuse.Refuser
 	tags   []string // canonical
 	limit  int
+	stale  *time.Duration
 }
 
 // Provision takes hold of the backend cache.
@@ -70,6 +81,10 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	h.limit = defaultMaxObject
 	if h.MaxObject > 0 {
 		h.limit = int(h.MaxObject)
+	}
+	if h.Stale != nil {
+		stale := h.Stale.Std()
+		h.stale = &stale
 	}
 	h.tags = nil
 	for _, name := range h.Tags {
@@ -108,19 +123,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	case !mayUse(r, identified(r), trusted):
 		return h.pass(w, r, next, "bypass")
 	}
-	why := "uri-miss"
+	why, stale := "uri-miss", standIn{allowed: h.stale}
 	now := time.Now()
 	if o, ok := store.Load(u); ok {
 		var e *entry
-		if e, why = o.(*page).find(r.Header, now, store.Valid); e != nil {
-			e.serve(w, r, now)
+		if e, stale.entry, why = o.(*page).find(r.Header, now, store.Valid); e != nil {
+			e.serve(w, r, now, hit)
 			return nil
 		}
 	}
 	if lines := r.Header["Cache-Control"]; len(lines) > 0 && parseControl(lines).onlyIfCached {
 		return h.refuse.Error(w, r, problem.New(problem.UpstreamTimeout, "The cache has no response for this request, and only-if-cached allows no other."))
 	}
-	return h.miss(w, r, next, store, u, why)
+	return h.miss(w, r, next, store, u, why, stale)
 }
 
 // identified says whether an earlier directive has authenticated the request.
@@ -134,6 +149,15 @@ func placeholder(r *http.Request, name string) string {
 	}
 	v, _ := repl.GetString(name)
 	return v
+}
+
+// circuitState is set where a circuit_breaker keeps the request from the app.
+const circuitState = "http.circuit_breaker.state"
+
+func setPlaceholder(r *http.Request, name, value string) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set(name, value)
+	}
 }
 
 // urlOf is the request's URL as the app behind the gateway will see it.
@@ -179,8 +203,8 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	}}, r)
 }
 
-// miss calls the next handler and keeps its response.
-func (h *Handler) miss(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, store *cache.Service, u cache.URL, why string) error {
+// miss calls the next handler and keeps its response. Where that fails, the stale one may answer.
+func (h *Handler) miss(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, store *cache.Service, u cache.URL, why string, stale standIn) error {
 	mark := store.Mark(u)
 	before, asked, start := w.Header().Clone(), r.Header.Clone(), time.Now()
 	var e *entry
@@ -188,14 +212,41 @@ func (h *Handler) miss(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	rec := &recorder{ResponseWriter: w, reserve: store.Reserve, release: store.Release}
 	rec.decide = func(status int, header http.Header) (bool, int) {
 		limit := min(h.limit, store.MaxObject())
-		if rec.length <= limit && placeholder(r, "http.split.variant") == "" {
+		if rec.length <= limit && placeholder(r, "http.split.variant") == "" && placeholder(r, circuitState) == "" {
 			e, vary = h.entryOf(r.Method, asked, before, header, status, start, store, mark)
 		}
 		h.announce(header, why+storedParam(e))
 		return e != nil, limit
 	}
-	defer rec.giveUp()
-	if err := next.ServeHTTP(rec, r); err != nil || e == nil || r.Context().Err() != nil {
+	answer := func(status int) bool {
+		now, open := time.Now(), placeholder(r, circuitState) != ""
+		if !stale.may(now, open) || r.Context().Err() != nil {
+			return false
+		}
+		clear(w.Header())
+		maps.Copy(w.Header(), before)
+		stale.entry.serve(w, r, now, stale.status(status, open))
+		return true
+	}
+	if now := time.Now(); stale.may(now, true) {
+		rec.replace = func(status int) bool { return fails(status) && answer(status) }
+		setPlaceholder(r, "http.http_cache.stale", "yes")
+	}
+	defer func() {
+		rec.giveUp()
+		if !rec.replaced {
+			return
+		}
+		if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // a panic's value, as net/http compares it
+			panic(v)
+		}
+	}()
+	err := next.ServeHTTP(rec, r)
+	failed, ok := errors.AsType[caddyhttp.HandlerError](err)
+	if rec.replaced || ok && rec.status == 0 && fails(failed.StatusCode) && answer(0) {
+		return nil
+	}
+	if err != nil || e == nil || r.Context().Err() != nil {
 		return err
 	}
 	body, err := rec.whole()
@@ -238,6 +289,7 @@ func (h *Handler) entryOf(method string, asked, before, header http.Header, stat
 	e := &entry{status: status, vary: varyValues(vary, asked), age: age, received: received, until: received.Add(fresh - age),
 		etag: header.Get("Etag"), stamp: store.NewStamp(mark, tags)}
 	e.modified, _ = onlyDate(header["Last-Modified"])
+	e.grace = grace{forbidden: c.revalidate, onError: c.staleIfError}
 	e.setFields(before, header, h.tags)
 	if len(header["Date"]) == 0 {
 		e.addField("Date", []string{received.UTC().Format(http.TimeFormat)}, false)

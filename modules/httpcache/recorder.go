@@ -15,22 +15,31 @@ type recorder struct {
 	// decide is called once, before the final header goes out, which it may change. It says whether
 	// to keep the body, of which at most so many bytes.
 	decide func(status int, h http.Header) (keep bool, limit int)
+	// replace may answer in the place of a final response, which then goes nowhere. It may be nil.
+	replace func(status int) bool
 	// reserve and release account for the memory of the copy. They are not needed where decide never keeps.
 	reserve func(n int) bool
 	release func(n int)
 
-	status  int // the final one, 0 before
-	keeping bool
-	limit   int
-	length  int // Content-Length, -1 for none
-	body    []byte
-	held    int // bytes reserved
+	status   int  // the final one, 0 before
+	replaced bool // the client has another response
+	keeping  bool
+	limit    int
+	length   int // Content-Length, -1 for none
+	body     []byte
+	held     int // bytes reserved
 }
 
 // WriteHeader passes informational responses on as they are and decides on the final one.
 func (rec *recorder) WriteHeader(status int) {
+	if rec.replaced {
+		return
+	}
 	if status >= 200 && rec.status == 0 {
 		rec.status = status
+		if rec.replaced = rec.replace != nil && rec.replace(status); rec.replaced {
+			return
+		}
 		h := rec.Header()
 		rec.length = -1
 		if n, err := strconv.Atoi(h.Get("Content-Length")); err == nil {
@@ -53,6 +62,9 @@ func (rec *recorder) begin() {
 // Write passes p on and keeps it.
 func (rec *recorder) Write(p []byte) (int, error) {
 	rec.begin()
+	if rec.replaced {
+		return len(p), nil
+	}
 	n, err := rec.ResponseWriter.Write(p)
 	if err != nil {
 		rec.giveUp()
@@ -65,6 +77,9 @@ func (rec *recorder) Write(p []byte) (int, error) {
 // ReadFrom passes src on in the way that the writer below does best, and keeps it.
 func (rec *recorder) ReadFrom(src io.Reader) (n int64, err error) {
 	rec.begin()
+	if rec.replaced {
+		return io.Copy(io.Discard, src)
+	}
 	if rec.keeping {
 		src = io.TeeReader(src, keeper{rec})
 	}
