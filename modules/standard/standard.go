@@ -3,15 +3,17 @@
 package standard
 
 import (
-	_ "github.com/gatehouse-proxy/gatehouse/modules/apiversion"    // api_version
-	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"       // backend NAME
-	_ "github.com/gatehouse-proxy/gatehouse/modules/flags"         // matcher flag, split
-	_ "github.com/gatehouse-proxy/gatehouse/modules/gatehouse"     // the app
-	_ "github.com/gatehouse-proxy/gatehouse/modules/httpcache"     // http_cache
-	_ "github.com/gatehouse-proxy/gatehouse/modules/jwtauth"       // jwt_auth
-	_ "github.com/gatehouse-proxy/gatehouse/modules/limit"         // limit, quota
-	_ "github.com/gatehouse-proxy/gatehouse/modules/problem"       // problem
-	_ "github.com/gatehouse-proxy/gatehouse/modules/webhookverify" // webhook_verify
+	_ "github.com/gatehouse-proxy/gatehouse/modules/admission"      // admission
+	_ "github.com/gatehouse-proxy/gatehouse/modules/apiversion"     // api_version
+	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"        // backend NAME
+	_ "github.com/gatehouse-proxy/gatehouse/modules/circuitbreaker" // circuit_breaker
+	_ "github.com/gatehouse-proxy/gatehouse/modules/flags"          // matcher flag, split
+	_ "github.com/gatehouse-proxy/gatehouse/modules/gatehouse"      // the app
+	_ "github.com/gatehouse-proxy/gatehouse/modules/httpcache"      // http_cache
+	_ "github.com/gatehouse-proxy/gatehouse/modules/jwtauth"        // jwt_auth
+	_ "github.com/gatehouse-proxy/gatehouse/modules/limit"          // limit, quota
+	_ "github.com/gatehouse-proxy/gatehouse/modules/problem"        // problem
+	_ "github.com/gatehouse-proxy/gatehouse/modules/webhookverify"  // webhook_verify
 
 	// The bundled backends.
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/cache"
