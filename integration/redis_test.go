@@ -145,9 +145,19 @@ func (l *redisLoad) awaitDown() {
 	})
 }
 
+// outages is how often an instance took Redis for lost.
+func (l *redisLoad) outages() (n uint64) {
+	for _, link := range l.links {
+		s := link.Stats()
+		n += s.Opened - s.Hiccups
+	}
+	return n
+}
+
 // recovers checks how long it took from back, when Redis could decide again, until it decides.
 func (l *redisLoad) recovers(back time.Time) {
 	l.t.Helper()
+	before := l.outages()
 	l.awaitCounting()
 	var first, last time.Duration
 	for _, d := range l.since(back) {
@@ -158,12 +168,14 @@ func (l *redisLoad) recovers(back time.Time) {
 			last = d.at.Sub(back)
 		}
 	}
-	l.t.Logf("redis decides again after %s, and everything after %s", first.Round(time.Millisecond), last.Round(time.Millisecond))
+	more := l.outages() - before
+	l.t.Logf("redis decides again after %s, and everything after %s, with %d outages more", first.Round(time.Millisecond), last.Round(time.Millisecond), more)
 	if first > soon {
 		l.t.Errorf("it took %s until redis decided again, want %s at most", first, soon)
 	}
-	if last > soon+time.Second {
-		l.t.Errorf("it took %s until redis decided everything again", last)
+	// A machine that is too busy to answer in time is one more outage, from which it recovers likewise.
+	if last > soon && more == 0 {
+		l.t.Errorf("it took %s until redis decided everything again, want %s at most", last, soon)
 	}
 }
 
@@ -204,7 +216,6 @@ func (l *redisLoad) finish(losses int) {
 }
 
 func TestSharedLimitsWithoutTheirRedis(t *testing.T) {
-	t.Parallel()
 	s := redistest.Start(t)
 	l := startRedisLoad(t, redisconn.Config{Addresses: []string{s.URL()}}, 2, 3)
 	l.awaitCounting()
@@ -224,7 +235,6 @@ func TestSharedLimitsWithoutTheirRedis(t *testing.T) {
 }
 
 func TestSharedLimitsOverASlowLink(t *testing.T) {
-	t.Parallel()
 	s := redistest.Start(t)
 	proxy := redistest.SlowProxy(t, s.Addr)
 	l := startRedisLoad(t, redisconn.Config{Addresses: []string{proxy.URL()}}, 2, 3)
@@ -240,35 +250,20 @@ func TestSharedLimitsOverASlowLink(t *testing.T) {
 }
 
 func TestSharedLimitsOverAClustersFailover(t *testing.T) {
-	t.Parallel()
 	c := redistest.StartCluster(t)
 	l := startRedisLoad(t, redisconn.Config{Addresses: c.URLs()}, 2, 20)
 	l.awaitCounting()
 	for i, lose := range []func(){c.Masters[0].Kill, c.Masters[1].Stop} {
 		lose()
 		l.awaitDown()
-		redistest.AwaitMaster(t, c.Replicas[i])
-		// Promoted is not known to all yet.
-		client := c.Masters[2].Client()
-		redistest.Await(t, "the Cluster to know the new master", func() error {
-			info, err := client.ClusterInfo(context.Background()).Result()
-			if err == nil && !clusterOK(info) {
-				err = errors.New("it is not ok")
-			}
-			return err
-		})
+		c.AwaitFailover(t, []int{0, 1}[:i+1]...)
 		l.recovers(time.Now())
 	}
 	c.Masters[1].Cont()
 	l.finish(2)
 }
 
-func clusterOK(info string) bool {
-	return len(info) > 16 && info[:16] == "cluster_state:ok"
-}
-
 func TestSharedLimitsOverASentinelsFailover(t *testing.T) {
-	t.Parallel()
 	s := redistest.StartSentinel(t)
 	l := startRedisLoad(t, redisconn.Config{Sentinel: s.Name, Addresses: s.Addrs()}, 2, 3)
 	l.awaitCounting()

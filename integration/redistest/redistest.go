@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -106,7 +107,7 @@ func (s *Server) launch() {
 	if filepath.Base(s.program) == "redis-server" {
 		args = append([]string{"--port", s.Port(), "--dir", s.dir}, args...)
 	}
-	s.cmd = exec.Command(s.program, args...) //nolint:noctx // ended by Kill, after the test's context
+	s.cmd = exec.Command(s.program, args...) // ended by Kill, after the test's context
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	s.cmd.Dir = s.dir
 	if err := s.cmd.Start(); err != nil {
@@ -236,6 +237,49 @@ func StartCluster(t testing.TB) *Cluster {
 		awaitReplica(t, s)
 	}
 	return c
+}
+
+// AwaitFailover waits until the replicas of the lost masters are promoted and every other server knows it.
+func (c *Cluster) AwaitFailover(t testing.TB, lost ...int) {
+	t.Helper()
+	var live []*Server
+	for i, s := range c.Masters {
+		if !slices.Contains(lost, i) {
+			live = append(live, s)
+		}
+	}
+	live = append(live, c.Replicas...)
+	for _, i := range lost {
+		AwaitMaster(t, c.Replicas[i])
+		for _, s := range live {
+			client := s.Client()
+			Await(t, s.Addr+" to know the new master", func() error { return knows(client, c.Replicas[i]) })
+		}
+	}
+}
+
+// knows says whether a server of a Cluster takes another for a master, and the Cluster for whole.
+func knows(client *redis.Client, master *Server) error {
+	ctx := context.Background()
+	info, err := client.ClusterInfo(ctx).Result()
+	if err == nil && !strings.Contains(info, "cluster_state:ok") {
+		err = fmt.Errorf("%s", info)
+	}
+	if err != nil {
+		return err
+	}
+	shards, err := client.ClusterShards(ctx).Result()
+	if err != nil {
+		return err
+	}
+	for _, shard := range shards {
+		for _, n := range shard.Nodes {
+			if n.Role == "master" && strconv.FormatInt(n.Port, 10) == master.Port() && len(shard.Slots) > 0 {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("it knows %v", shards)
 }
 
 // URLs are the addresses of the masters as the configuration has them.

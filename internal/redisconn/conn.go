@@ -16,7 +16,7 @@ import (
 const (
 	dialTimeout = 200 * time.Millisecond
 	// ioTimeout bounds a command of a caller whose context has no deadline.
-	ioTimeout = 500 * time.Millisecond
+	ioTimeout = 250 * time.Millisecond
 	poolSize  = 64
 	// reloadEvery is how old the client's map of a Cluster gets.
 	reloadEvery = time.Second

@@ -19,6 +19,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/pressure"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/traffic"
 )
 
 // Config is the directive's configuration.
@@ -138,6 +139,9 @@ func (h *Admission) Cleanup() error {
 
 // ServeHTTP finds the request a place, or sends it away.
 func (h *Admission) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if done := traffic.Track(r); done != nil {
+		defer done()
+	}
 	h.begin.Do(h.start)
 	q := request{Request: r, claims: (*token)(r)}
 	q.path, q.odd = resolve(r.URL.Path)

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
 
 // maxDropped is how much of the body of a failed answer is read so that its connection can be used again.
@@ -54,7 +56,7 @@ func (x *exchange) judge(status int) Outcome {
 	switch {
 	case status == statusClientClosed, x.body != nil && x.body.failed.Load():
 		return Ignored
-	case status >= 400 && x.h.refusedInPlace(x):
+	case status >= 400 && refuse.Written(x.r):
 		return Ignored
 	case x.h.failures.include(status), x.tooSlow():
 		return Failure

@@ -300,20 +300,6 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	return h.refuse.Error(w, r, unavailable(ticket.Wait).Because(cause))
 }
 
-// refusedInPlace says whether a response is a problem that the gateway has written, not the app: no
-// upstream has been chosen for it.
-func (h *Handler) refusedInPlace(x *exchange) bool {
-	if t := x.Header()["Content-Type"]; len(t) != 1 || t[0] != "application/problem+json" {
-		return false
-	}
-	repl, ok := x.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return false
-	}
-	_, proxied := repl.Get("http.reverse_proxy.upstream.hostport")
-	return !proxied
-}
-
 // judgeError is the outcome of a request whose handler has returned an error instead of an answer, and
 // the error's status. A problem says something about the app only if it passes on such an error.
 func (h *Handler) judgeError(x *exchange, err error) (Outcome, int) {

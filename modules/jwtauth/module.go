@@ -235,9 +235,6 @@ func annotate(r *http.Request, id *identity) {
 	if !ok {
 		return
 	}
-	if id.subject != "" {
-		repl.Set("http.auth.user.id", id.subject)
-	}
 	repl.Map(id.placeholder)
 }
 

@@ -42,8 +42,18 @@ func (f *Refuser) Error(w http.ResponseWriter, r *http.Request, err error) error
 		e.SetHeader(w.Header())
 		return caddyhttp.HandlerError{StatusCode: status, Err: e}
 	}
+	caddyhttp.SetVar(r.Context(), writtenVar, true)
 	problem.Write(w, Identified(r), e)
 	return nil
+}
+
+const writtenVar = "gatehouse.refused"
+
+// Written says that the answer to the request is an error that Error has written in place: it is the
+// gateway's, and says nothing about the app.
+func Written(r *http.Request) bool {
+	written, _ := caddyhttp.GetVar(r.Context(), writtenVar).(bool)
+	return written
 }
 
 // InPlace says that Error would write the problem in place, so that a handler which has the document

@@ -23,6 +23,9 @@ const (
 	slack = 10 * time.Millisecond
 )
 
+// Calls are put into batches here and not by go-redis's AutoPipeline, which is experimental and sends
+// its batches without the deadlines of those who wait for them.
+
 // runner speaks to Redis. All of it obeys ctx.
 type runner interface {
 	// run sends the calls in one round trip and fills in their text and err.
@@ -166,7 +169,13 @@ func (l *Link) send(c *call) {
 func (l *Link) launch() {
 	for {
 		n := l.flying.Load()
-		if n >= batches || n > 0 && time.Since(l.epoch)-time.Duration(l.left.Load()) < stagger {
+		if n >= batches {
+			return
+		}
+		if n > 0 && time.Since(l.epoch)-time.Duration(l.left.Load()) < stagger {
+			if l.armed.CompareAndSwap(false, true) {
+				time.AfterFunc(stagger, l.follow)
+			}
 			return
 		}
 		if l.flying.CompareAndSwap(n, n+1) {
@@ -176,6 +185,14 @@ func (l *Link) launch() {
 	l.left.Store(int64(time.Since(l.epoch)))
 	if !l.spawn(l.fly) {
 		l.flying.Add(-1)
+	}
+}
+
+// follow launches a batch for what still waits.
+func (l *Link) follow() {
+	l.armed.Store(false)
+	if len(l.queue) > 0 && l.ctx.Err() == nil {
+		l.launch()
 	}
 }
 
@@ -202,13 +219,7 @@ func (l *Link) fly() {
 			return
 		}
 		l.left.Store(int64(time.Since(l.epoch)))
-		next := time.AfterFunc(stagger, func() {
-			if len(l.queue) > 0 {
-				l.launch()
-			}
-		})
 		l.exec(batch)
-		next.Stop()
 		clear(batch)
 	}
 }

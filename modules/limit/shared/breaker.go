@@ -21,6 +21,8 @@ const (
 	warmTimeout = 300 * time.Millisecond
 	// probes is how many must succeed in a row.
 	probes = 2
+	// doubtEvery is the least time between two failures of which it is asked whether they are one.
+	doubtEvery = time.Second
 )
 
 // ErrDown says that Redis cannot decide now. It comes without delay while Redis is known to be away.
@@ -87,14 +89,17 @@ func (l *Link) fail(e *era, cause error) {
 	l.spawn(func() { l.probe(e) })
 }
 
-// probe waits until Redis answers in time, and begins a new era. After a good while in which it
-// answered it is asked once more at once: what was one late answer, because this process or the
-// network was slow, shall not count as an outage.
+// probe waits until Redis answers in time, and begins a new era. At first, but not more often than
+// once a second, it is asked at once: what was one late answer, because this process or the network
+// was slow for a moment, shall not count as an outage.
 func (l *Link) probe(e *era) {
-	if e.ended.Sub(e.began) >= ramp && l.probeOnce() == nil {
-		l.stats.hiccups.Add(1)
-		l.era.Store(newEra(time.Now(), false))
-		return
+	if l.doubted.IsZero() || e.ended.Sub(l.doubted) >= doubtEvery {
+		l.doubted = e.ended
+		if l.probeOnce() == nil {
+			l.stats.hiccups.Add(1)
+			l.era.Store(newEra(e.began, e.ramping.Load()))
+			return
+		}
 	}
 	l.log.Load().Warn("redis does not answer, limits go by on_store_error until it does", "error", e.cause)
 	for good := 0; good < probes; {

@@ -21,7 +21,7 @@ type fake struct {
 	now   atomic.Int64 // under way
 	most  atomic.Int64 // of now
 	beats atomic.Int64
-	live  int
+	live  atomic.Int64
 }
 
 const (
@@ -71,12 +71,12 @@ func (f *fake) warm(ctx context.Context) error { return f.act(ctx) }
 func (f *fake) beat(context.Context) (int, error) {
 	f.beats.Add(1)
 	if f.mode.Load() == answers {
-		return f.live, nil
+		return int(f.live.Load()), nil
 	}
 	return 0, errRefused
 }
 
-func (f *fake) leave(context.Context) { f.live-- }
+func (f *fake) leave(context.Context) { f.live.Add(-1) }
 
 var oneSecond = []policy.Rate{policy.Policy{Quota: 1, Window: 1_000_000_000}.Compile()}
 
@@ -84,7 +84,8 @@ var oneSecond = []policy.Rate{policy.Policy{Quota: 1, Window: 1_000_000_000}.Com
 func in(t *testing.T, test func(t *testing.T, l *Link, f *fake)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f := &fake{stuck: make(chan struct{}), live: 1}
+		f := &fake{stuck: make(chan struct{})}
+		f.live.Store(1)
 		l := newLink(f)
 		defer l.close()
 		defer close(f.stuck)
@@ -284,7 +285,7 @@ func TestACallersEndIsNoFailure(t *testing.T) {
 
 func TestInstancesAreTheLastKnown(t *testing.T) {
 	in(t, func(t *testing.T, l *Link, f *fake) {
-		if f.live = 3; l.Instances() != 1 {
+		if f.live.Store(3); l.Instances() != 1 {
 			t.Errorf("%d instances before the first call", l.Instances())
 		}
 		pass(time.Minute)
@@ -326,7 +327,7 @@ func TestClosedLinksAnswer(t *testing.T) {
 		if took, err := take(t.Context(), l); took != 0 || !errors.Is(err, ErrDown) {
 			t.Errorf("after %s: %v", took, err)
 		}
-		if f.live != 0 {
+		if f.live.Load() != 0 {
 			t.Error("the instance is still counted")
 		}
 	})

@@ -47,7 +47,7 @@ type leaseCounters struct {
 
 // LeaseStats are the counts of a zone.
 type LeaseStats struct {
-	// Local decisions needed no round trip; Asked ones did, or waited for that of another request (Joined).
+	// Local decisions needed no round trip, Asked ones did. Joined counts the waits for that of another request.
 	Local, Asked, Joined uint64
 	// Prefetched counts the batches that were taken in the background.
 	Prefetched uint64

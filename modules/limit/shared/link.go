@@ -20,8 +20,8 @@ import (
 const Deadline = 20 * time.Millisecond
 
 // linger is how long a link works on after the last user gave it back: for the requests that are in
-// flight when a configuration goes.
-const linger = 30 * time.Second
+// flight when a configuration goes. It is less than that of the connection.
+const linger = 25 * time.Second
 
 // Link is the way to one Redis, the same for all of the process that use its connection. It starts
 // working at the first decision.
@@ -29,11 +29,14 @@ type Link struct {
 	runner runner
 	log    atomic.Pointer[slog.Logger]
 	era    atomic.Pointer[era]
-	queue  chan *call
-	flying atomic.Int32 // batches
-	left   atomic.Int64 // when the last batch left, since epoch
-	epoch  time.Time
-	live   atomic.Int64 // instances, 0 if none has been counted yet
+	// doubted is when it was last asked whether a failure is one. It is the prober's, of which there is one at a time.
+	doubted time.Time
+	queue   chan *call
+	flying  atomic.Int32 // batches
+	left    atomic.Int64 // when the last batch left, since epoch
+	armed   atomic.Bool  // one follows it
+	epoch   time.Time
+	live    atomic.Int64 // instances, 0 if none has been counted yet
 	// deadline is Deadline; tests that are not about it have more.
 	deadline time.Duration
 	calls    sync.Pool
@@ -78,7 +81,7 @@ func Acquire(conn *redisconn.Conn, log *slog.Logger) *Link {
 	return l
 }
 
-// Release gives the link back. It works on for 30 s, for the requests in flight.
+// Release gives the link back. It works on for 25 s, for the requests in flight.
 func (l *Link) Release() {
 	links.mu.Lock()
 	defer links.mu.Unlock()

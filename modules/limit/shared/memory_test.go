@@ -97,7 +97,7 @@ func leased(t *testing.T, specs []string, instances int, test func(t *testing.T,
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{rates: compile(t, specs...), keys: map[string][]int64{}}
-		m.live = instances
+		m.live.Store(int64(instances))
 		var all []*Leases
 		for range instances {
 			link := newLink(m)
