@@ -464,6 +464,7 @@ func TestOptionsAreRefusedWithTheirLine(t *testing.T) {
 		"plan-short":          {"policy m 1/1m\nplan_by {host}\nplan pro 2/1m", "such as: plan pro minute"},
 		"plan-twice":          {"policy m 1/1m\nplan_by {host}\nplan pro m 2/1m\nplan pro m 3/1m", "twice"},
 		"plan-bad-name":       {"policy m 1/1m\nplan_by {host}\nplan \"a b\" m 2/1m", "letters, digits"},
+		"plan-window":         {"policy m 5/1m sliding\nplan_by {host}\nplan pro m 5/1h sliding", "sliding window of 1m"},
 		"sliding-burst":       {"policy m 1/1m burst 3 sliding", "no burst"},
 		"sliding-too-many":    {"policy m 1000000000/366d sliding", "leave out sliding"},
 		"sliding-short":       {"policy m 10/1ms sliding", "at least 1s"},

@@ -56,6 +56,9 @@ func withPlan(base, changed []policy.Policy) ([]policy.Policy, error) {
 		if c.Sliding != all[i].Sliding {
 			return nil, fmt.Errorf("policy %s counts in a sliding window, and so must all its plans", c.Name)
 		}
+		if c.Sliding && c.Window != all[i].Window {
+			return nil, fmt.Errorf("policy %s counts in a sliding window of %s, and so must all its plans", c.Name, policy.Short(all[i].Window.Std()))
+		}
 		if err := c.Check(); err != nil {
 			return nil, err
 		}

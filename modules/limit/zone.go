@@ -41,13 +41,14 @@ type zone struct {
 type column struct {
 	policy string
 	words  int
+	window int64 // of a sliding policy, whose words mean nothing for another window
 }
 
 func newZone(id zoneID, policies []policy.Policy) *zone {
 	rates := policy.Compile(policies)
 	z := &zone{id: id, table: NewTable(policy.Words(rates), int(id.memory))}
 	for i, p := range policies {
-		z.columns = append(z.columns, column{p.Name, policy.Words(rates[i : i+1])})
+		z.columns = append(z.columns, column{p.Name, policy.Words(rates[i : i+1]), rates[i].Window})
 	}
 	z.settings.Store(new(settings))
 	return z
@@ -82,7 +83,7 @@ func (z *zone) inherit(other *zone, now int64) {
 func (e *Engine) zoneID() zoneID {
 	var layout strings.Builder
 	for _, p := range e.Policies {
-		fmt.Fprintf(&layout, "%s %v\n", p.Name, p.Sliding)
+		fmt.Fprintf(&layout, "%s %v %d\n", p.Name, p.Sliding, p.Compile().Window)
 	}
 	return zoneID{name: e.Zone, layout: layout.String(), memory: cmp.Or(e.Memory, defaultMemory)}
 }

@@ -5,6 +5,7 @@ package policy
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -22,6 +23,8 @@ const (
 	// maxSliding bounds quota times window in milliseconds for a sliding window, so that its sums
 	// are exact in a float64, which is all that a script in Redis has.
 	maxSliding = 1 << 50
+	// maxRoom bounds the time that a full bucket holds, in nanoseconds: twice that is an int64.
+	maxRoom = 1 << 61
 	// exact is below what a float64 counts every whole number.
 	exact = 1 << 52
 
@@ -73,6 +76,8 @@ func (p Policy) checkRate() error {
 		return fmt.Errorf("the window must be whole milliseconds, from 1ms to 366d, not %s", Short(window))
 	case p.Burst < 0 || p.Burst > MaxQuota:
 		return fmt.Errorf("the burst must be from 1 to %d, not %d", MaxQuota, p.Burst)
+	case int64(p.Size()) > maxRoom/max(1, int64(window)/int64(p.Quota)):
+		return fmt.Errorf("the burst %d would take centuries to come back", p.Size())
 	case p.Sliding && p.Burst != 0:
 		return fmt.Errorf("a sliding window has no burst: its quota is all that may come at once")
 	case p.Sliding && window < time.Second:
@@ -119,7 +124,11 @@ func (p Policy) Share(n int) Policy {
 		return p
 	}
 	p.Burst = max(1, p.Size()/n)
-	p.Window *= unit.Duration(n)
+	if int64(n) < math.MaxInt64/4/int64(p.Window) {
+		p.Window *= unit.Duration(n)
+	} else {
+		p.Quota = max(1, p.Quota/n)
+	}
 	return p
 }
 

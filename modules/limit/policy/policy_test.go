@@ -78,3 +78,26 @@ func FuzzParseRate(f *testing.F) {
 		}
 	})
 }
+
+func TestShareKeepsTheRate(t *testing.T) {
+	for _, sliding := range []bool{false, true} {
+		for _, n := range []int{1, 2, 3, 7, 1000} {
+			p := Policy{Name: "a", Quota: 5000, Window: unit.Duration(MaxWindow), Sliding: sliding}
+			got := p.Share(n)
+			whole, part := float64(p.Quota)/float64(p.Window), float64(got.Quota)/float64(got.Window)*float64(n)
+			if part > whole*1.001 || part < whole*0.99 || got.Size() < 1 || got.Size() > 5000/n {
+				t.Errorf("sliding=%v: one of %d instances has %+v", sliding, n, got)
+			}
+			if r := got.Compile(); !sliding && (r.Room <= 0 || r.Interval <= 0) {
+				t.Errorf("one of %d instances has %+v", n, r)
+			}
+		}
+	}
+}
+
+func TestABurstThatNeverComesBackIsRefused(t *testing.T) {
+	p := Policy{Name: "a", Quota: 1, Window: unit.Duration(MaxWindow), Burst: MaxQuota}
+	if err := p.Check(); err == nil || !strings.Contains(err.Error(), "centuries") {
+		t.Errorf("got %v", err)
+	}
+}
