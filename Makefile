@@ -6,7 +6,7 @@ FUZZTIME ?= 30s
 BENCH    ?= .
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build run test test-long bench lint fuzz deps
+.PHONY: help build run test test-long bench bench-wire lint fuzz deps
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,18 @@ test-long: deps ## the slow suites: crash and load tests at their full size
 
 bench: ## run the benchmarks, e.g. make bench BENCH=Chain
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+# BENCH_PY is the side-by-side harness: CPU per request as a ratio to plain Caddy on the same core at the
+# same time. aa is plain Caddy beside itself: what it shows is noise.
+BENCH_PY ?= ../shared/bench/bench.py
+export BENCH_WORK ?= $(or $(TMPDIR),/tmp)/gateway-bench
+WIRE     := --rounds 12 --seconds 2 --fresh 4
+bench-wire: build ## measure against plain Caddy on the wire, side by side (about 15 min on a quiet machine)
+	python3 $(BENCH_PY) build --only tools,keys,caddy
+	export BENCH_HS_SECRET="$$(cat $(BENCH_WORK)/keys/hs.secret)" && \
+	python3 $(BENCH_PY) pair $(WIRE) --scenarios proxy --contestants aa --add aa=caddy,$(dir $(BENCH_PY))templates/caddy && \
+	python3 $(BENCH_PY) pair $(WIRE) --scenarios hs_rl_rot,rs_rl_rot,es_rl_rot,rl_429 --contestants same-gogc,as-shipped \
+		--add same-gogc=bin/gatehouse,integration/bench,GOGC=100 --add as-shipped=bin/gatehouse,integration/bench
 
 lint: bin/golangci-lint ## run the linters of .golangci.yml
 	$(GOBIN)/golangci-lint run ./...

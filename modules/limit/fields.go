@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
@@ -32,10 +33,11 @@ type fields struct {
 	policy   string   // the value of RateLimit-Policy
 	names    []string // `"minute";r=`, one for each policy
 	flights  string   // the same for in_flight, if it is set
+	joined   atomic.Pointer[joined]
 }
 
-func newFields(policies []policy.Policy, inFlight *policy.Policy) fields {
-	f := fields{policies: policies}
+func (f *fields) init(policies []policy.Policy, inFlight *policy.Policy) {
+	f.policies = policies
 	var list []string
 	for _, p := range policies {
 		q, w := p.Advertised()
@@ -47,25 +49,39 @@ func newFields(policies []policy.Policy, inFlight *policy.Policy) fields {
 		f.flights = strconv.Quote(inFlight.Name) + ";r="
 	}
 	f.policy = strings.Join(list, ", ")
-	return f
 }
 
-// annotate tells the client where it stands. What another directive has said stays.
+// annotate tells the client where it stands. What another directive has said stays, in the same lists.
 func (f *fields) annotate(h http.Header, v *policy.Verdict, places int64) {
-	policies, limits := h[policyField], h[limitField]
-	if policies == nil && limits == nil {
-		both := [2]string{f.policy, f.state(v, places)}
-		h[policyField], h[limitField] = both[0:1:1], both[1:2:2]
-		return
-	}
-	h[policyField] = append(policies[:len(policies):len(policies)], f.policy)
-	h[limitField] = append(limits[:len(limits):len(limits)], f.state(v, places))
-}
-
-// state is the value of RateLimit: what remains of each policy, and when there is more.
-func (f *fields) state(v *policy.Verdict, places int64) string {
 	var buf [256]byte
 	b := buf[:0]
+	both := [2]string{f.policy, ""}
+	if said := h[policyField]; len(said) > 0 {
+		both[0] = f.after(strings.Join(said, ", "))
+	}
+	for _, said := range h[limitField] {
+		b = append(b, said...)
+		b = append(b, ", "...)
+	}
+	both[1] = string(f.state(b, v, places))
+	h[policyField], h[limitField] = both[0:1:1], both[1:2:2]
+}
+
+// joined is a list of policies that another directive has begun, with ours behind it.
+type joined struct{ begun, list string }
+
+// after is the list of policies with ours behind it.
+func (f *fields) after(begun string) string {
+	if j := f.joined.Load(); j != nil && j.begun == begun {
+		return j.list
+	}
+	j := &joined{begun, begun + ", " + f.policy}
+	f.joined.Store(j)
+	return j.list
+}
+
+// state appends what remains of each policy, and when there is more.
+func (f *fields) state(b []byte, v *policy.Verdict, places int64) []byte {
 	for i, name := range f.names {
 		if i > 0 {
 			b = append(b, ", "...)
@@ -78,13 +94,13 @@ func (f *fields) state(v *policy.Verdict, places int64) string {
 		}
 	}
 	if f.flights != "" {
-		if len(b) > 0 {
+		if len(f.names) > 0 {
 			b = append(b, ", "...)
 		}
 		b = append(b, f.flights...)
 		b = strconv.AppendInt(b, places, 10)
 	}
-	return string(b)
+	return b
 }
 
 // legacy sets the X-RateLimit fields, which describe the policy that is nearest to its end. Reset is

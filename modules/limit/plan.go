@@ -41,7 +41,9 @@ func (p *plan) share(instances int) []policy.Rate {
 }
 
 func newPlan(name string, policies []policy.Policy, own *policy.Policy) *plan {
-	return &plan{name: name, policies: policies, rates: policy.Compile(policies), fields: newFields(policies, own)}
+	p := &plan{name: name, policies: policies, rates: policy.Compile(policies)}
+	p.fields.init(policies, own)
+	return p
 }
 
 // withPlan is the policies as a plan has them: those that it names have its rates.
