@@ -47,5 +47,5 @@ func (t *gcTuner) collected() {
 
 // gcPercent is the percentage for a heap of which so much lives.
 func gcPercent(live uint64) int {
-	return int(min(mostGC, max(serverGC, gcRoom*100/max(1, live)))) //nolint:gosec // it is between the two
+	return int(min(mostGC, max(serverGC, gcRoom*100/max(1, live))))
 }

@@ -2,13 +2,14 @@ package gatehouse
 
 import (
 	"bytes"
-	"github.com/gatehouse-proxy/gatehouse/modules/internal/command"
 	"net/http"
 	"net/http/httptest"
 	"net/http/pprof"
 	runtimepprof "runtime/pprof"
 	"strings"
 	"testing"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/command"
 )
 
 func TestProfileCommandErrors(t *testing.T) {

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 // gatehouse runs a command and returns its output, its errors and its exit code.
 func gatehouse(t *testing.T, in string, args ...string) (string, string, int) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...) //nolint:gosec // the test itself
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(os.Environ(), "LIMIT_TEST_COMMAND=1", "XDG_CONFIG_HOME="+t.TempDir())
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(in), &out, &errs

@@ -124,7 +124,7 @@ func (e *Engine) without(a *ask, cause error) error {
 	case onErrorClosed:
 		a.mode = modeClosed
 		err := problem.New(problem.Unavailable, "Requests cannot be counted right now, try again soon.").Because(cause)
-		err.RetryAfter = time.Duration(1+rand.IntN(3)) * time.Second //nolint:gosec // no secret
+		err.RetryAfter = time.Duration(1+rand.IntN(3)) * time.Second
 		return err
 	}
 	a.mode = modeShare

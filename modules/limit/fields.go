@@ -171,7 +171,7 @@ func (f *fields) exceeded(v *policy.Verdict, cost int64, jitter float64) refusal
 		r.detail = fmt.Sprintf("The request costs %d, which is more than is ever allowed at once.", cost)
 		return r
 	}
-	r.retryAfter = max(1, seconds(v.Wait+time.Duration(rand.Float64()*jitter*float64(v.Wait)))) //nolint:gosec // no secret
+	r.retryAfter = max(1, seconds(v.Wait+time.Duration(rand.Float64()*jitter*float64(v.Wait))))
 	r.detail = "The policy " + p.Name + " allows " + strconv.Itoa(p.Quota) + " requests per " + policy.Short(p.Window.Std()) +
 		" and they are used up, try again in " + plural(r.retryAfter) + "."
 	return r
@@ -179,7 +179,7 @@ func (f *fields) exceeded(v *policy.Verdict, cost int64, jitter float64) refusal
 
 // tooMany is the refusal by in_flight.
 func tooMany(name string, most int, jitter float64) refusal {
-	wait := max(1, seconds(time.Duration((1+rand.Float64()*jitter)*float64(time.Second)))) //nolint:gosec // no secret
+	wait := max(1, seconds(time.Duration((1+rand.Float64()*jitter)*float64(time.Second))))
 	return refusal{
 		retryAfter: wait, violated: []string{name},
 		detail: "At most " + strconv.Itoa(most) + " requests may be under way at once, try again when one of them is done.",
@@ -205,7 +205,7 @@ func (r *refusal) write(w http.ResponseWriter, head bool, instance string) {
 	}
 	w.WriteHeader(http.StatusTooManyRequests)
 	if !head {
-		_, _ = w.Write(body)
+		_, _ = w.Write(body) //nolint:gosec // JSON of a policy's name and numbers, and of the request's id
 	}
 }
 

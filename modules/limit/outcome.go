@@ -70,5 +70,5 @@ func parseCost(s string, def int64) int64 {
 	if err != nil {
 		return def
 	}
-	return int64(min(n, policy.MaxQuota)) //nolint:gosec // below MaxQuota
+	return int64(min(n, policy.MaxQuota))
 }

@@ -160,7 +160,7 @@ type fileKeeper string
 func (fileKeeper) shared() bool { return false }
 
 func (f fileKeeper) load(context.Context) (settings, error) {
-	b, err := os.ReadFile(string(f))
+	b, err := os.ReadFile(string(f)) //nolint:gosec // the data directory and the name of a zone are the configuration's
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return settings{}, fmt.Errorf("reading the plans: %w", err)
 	}
@@ -179,17 +179,17 @@ func (f fileKeeper) change(ctx context.Context, do func(*settings) error) (setti
 	if err != nil {
 		return set, fmt.Errorf("encoding the plans: %w", err)
 	}
-	if err = os.MkdirAll(filepath.Dir(string(f)), 0o700); err != nil {
+	if err = os.MkdirAll(filepath.Dir(string(f)), 0o700); err != nil { //nolint:gosec // the data directory and the name of a zone are the configuration's
 		return set, fmt.Errorf("keeping the plans: %w", err)
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(string(f)), ".new-*")
 	if err != nil {
 		return set, fmt.Errorf("keeping the plans: %w", err)
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
+	defer func() { _ = os.Remove(tmp.Name()) }() //nolint:gosec // the data directory and the name of a zone are the configuration's
 	_, err = tmp.Write(b)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), string(f))
+		err = os.Rename(tmp.Name(), string(f)) //nolint:gosec // the data directory and the name of a zone are the configuration's
 	}
 	if err != nil {
 		return set, fmt.Errorf("keeping the plans: %w", err)

@@ -62,7 +62,7 @@ func NewTable(words, maxBytes int) *Table {
 	for n < maxShards && buckets/(n*2) >= 16 {
 		n *= 2
 	}
-	perShard := 1 << (bits.Len(uint(buckets/n)) - 1) //nolint:gosec // buckets/n is at least 1
+	perShard := 1 << (bits.Len(uint(buckets/n)) - 1)
 	t := &Table{words: words, perShard: perShard, shards: make([]shard, n)}
 	for i := range t.shards {
 		t.shards[i].overflow = make([]int64, words)
@@ -142,7 +142,7 @@ func (t *Table) state(s *shard, now int64, key uint64, rates []policy.Rate) []in
 
 // bucket is one of the two where the key may be.
 func (s *shard) bucket(hash uint64, stride int) []int64 {
-	at := int(hash&s.mask) * ways * stride //nolint:gosec // the mask keeps it small
+	at := int(hash&s.mask) * ways * stride
 	return s.data[at : at+ways*stride : at+ways*stride]
 }
 
@@ -157,7 +157,7 @@ func (s *shard) find(key uint64, words int) []int64 {
 	for _, hash := range [2]uint64{key, other(key)} {
 		b := s.bucket(hash, stride)
 		for at := 0; at < len(b); at += stride {
-			if uint64(b[at]) == key { //nolint:gosec // the same bits
+			if uint64(b[at]) == key {
 				return b[at+1 : at+stride : at+stride]
 			}
 		}
@@ -182,7 +182,7 @@ func (t *Table) add(s *shard, now int64, key uint64, rates []policy.Rate) []int6
 			} else if used > 0 {
 				t.Evicted.Add(1)
 			}
-			place[0] = int64(key) //nolint:gosec // the same bits
+			place[0] = int64(key)
 			clear(place[1:])
 			t.inherit(now, key, place[1:])
 			return place[1:]
@@ -234,7 +234,7 @@ func (s *shard) grow(now int64, rates []policy.Rate, stride, most int) {
 	old := s.data
 	for size := 2 * len(old); ; size *= 2 {
 		s.data = make([]int64, size)
-		s.mask, s.keys = uint64(size/ways/stride-1), 0 //nolint:gosec // at least 1
+		s.mask, s.keys = uint64(size/ways/stride-1), 0
 		if s.fill(now, old, rates, stride) || size >= most {
 			return
 		}
@@ -249,7 +249,7 @@ func (s *shard) fill(now int64, old []int64, rates []policy.Rate, stride int) bo
 		if e[0] == 0 || policy.Idle(now, rates, e[1:]) {
 			continue
 		}
-		place, _ := s.place(now, uint64(e[0]), stride, rates) //nolint:gosec // the same bits
+		place, _ := s.place(now, uint64(e[0]), stride, rates)
 		if place[0] == 0 {
 			s.keys++
 		} else {

@@ -40,7 +40,7 @@ type Hot struct {
 
 // note looks at one in 32 requests. text is called for a key that is new.
 func (t *top) note(now int64, key uint64, refused bool, text func() string) {
-	if rand.Uint32()%sampled != 0 || !t.mu.TryLock() { //nolint:gosec // a sample
+	if rand.Uint32()%sampled != 0 || !t.mu.TryLock() {
 		return
 	}
 	defer t.mu.Unlock()
