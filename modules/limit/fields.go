@@ -154,7 +154,7 @@ func (f *fields) violated(v *policy.Verdict) string {
 
 // exceeded is the refusal by rates. jitter spreads the clients over up to that share of the wait more.
 func (f *fields) exceeded(v *policy.Verdict, cost int64, jitter float64) refusal {
-	var r refusal
+	r := refusal{violated: make([]string, 0, 1)}
 	worst := -1
 	for i, p := range f.policies {
 		a := v.Answers[i]
@@ -224,10 +224,9 @@ func (r *refusal) body(instance string) []byte {
 		}
 		b = strconv.AppendQuote(b, name) // letters, digits, - and _
 	}
-	b = append(b, `],"detail":`...)
-	detail, _ := json.Marshal(r.detail) //nolint:errchkjson // a string always encodes
-	b = append(b, detail...)
-	b = append(b, `,"instance":"`...)
+	b = append(b, `],"detail":"`...)
+	b = append(b, r.detail...) // of letters, digits and punctuation that JSON need not escape
+	b = append(b, `","instance":"`...)
 	b = append(b, instance...)
 	return append(b, "\"}\n"...)
 }
