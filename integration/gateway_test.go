@@ -206,7 +206,8 @@ func newExample(t testing.TB) *example {
 	e := &example{dir: t.TempDir(), admin: "127.0.0.1:" + freePort(t)}
 	gateway := freePort(t)
 	e.base = "http://127.0.0.1:" + gateway
-	e.ports = strings.NewReplacer("8080", gateway, "9001", freePort(t), "9002", freePort(t))
+	_, admin, _ := net.SplitHostPort(e.admin)
+	e.ports = strings.NewReplacer("8080", gateway, "9001", freePort(t), "9002", freePort(t), "2019", admin)
 	text := "{\n\tadmin " + e.admin + "\n" + strings.SplitN(e.ports.Replace(string(b)), "{\n", 2)[1]
 	e.config = filepath.Join(e.dir, "Caddyfile")
 	if err = os.WriteFile(e.config, []byte(text), 0o600); err != nil {

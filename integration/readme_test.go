@@ -56,6 +56,7 @@ func runSteps(t *testing.T, all []step, e *example) []string {
 	}
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", script.String())
 	cmd.Dir = e.dir
+	cmd.Env = append(os.Environ(), "CADDY_ADMIN="+e.admin) // where the commands find the gateway
 	bin, err := built()
 	if err != nil {
 		t.Fatal(err)
