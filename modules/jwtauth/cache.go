@@ -1,7 +1,6 @@
 package jwtauth
 
 import (
-	"strings"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -32,7 +31,7 @@ type cacheKey struct {
 func newTokenCache() *tokenCache {
 	return &tokenCache{otter.Must(&otter.Options[cacheKey, *identity]{
 		MaximumWeight: cacheBytes,
-		// The claims are about as large as the token, and again as Go values.
+		// The claims are about as large as the token, and again as Go values, if something asks for them.
 		Weigher: func(k cacheKey, _ *identity) uint32 { return uint32(cacheEntry + 4*len(k.token)) },
 	})}
 }
@@ -50,6 +49,6 @@ func (c *tokenCache) get(owner uint64, token string, set *keySet, now time.Time)
 	return id, true
 }
 
-func (c *tokenCache) put(owner uint64, token string, id *identity) {
-	c.entries.Set(cacheKey{owner, strings.Clone(token)}, id) // the token is part of a larger header buffer
+func (c *tokenCache) put(owner uint64, id *identity) {
+	c.entries.Set(cacheKey{owner, id.token}, id)
 }
