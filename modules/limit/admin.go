@@ -1,9 +1,11 @@
 package limit
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -70,7 +72,11 @@ func (*adminAPI) Routes() []caddy.AdminRoute {
 
 // zonesNamed are the zones of the configuration that serves: all, or that of the name.
 func zonesNamed(name string) []*Engine {
-	return slices.DeleteFunc(serving(), func(e *Engine) bool { return name != "" && e.Zone != name })
+	all := slices.DeleteFunc(serving(), func(e *Engine) bool { return name != "" && e.Zone != name })
+	for _, e := range all {
+		e.begin.Do(e.start)
+	}
+	return all
 }
 
 // serving are the zones of the configuration that serves.
@@ -248,12 +254,15 @@ func changePlans(r *http.Request, zones []*Engine) (any, error) {
 		return nil, problem.New(problem.InvalidRequest, "Give either plan, to set its rates, or key, to set its plan.")
 	}
 	e := zones[0]
-	body := http.MaxBytesReader(nil, r.Body, maxBody)
-	err := e.zone.change(r.Context(), func(set *settings) error {
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if err != nil {
+		return nil, problem.New(problem.InvalidRequest, "The body cannot be read, or has more than %d bytes.", maxBody).Because(err)
+	}
+	err = e.zone.change(r.Context(), func(set *settings) error {
 		if plan != "" {
-			return changeRates(set, e, plan, r.Method, json.NewDecoder(body))
+			return changeRates(set, e, plan, r.Method, json.NewDecoder(bytes.NewReader(body)))
 		}
-		return changeKey(set, e, key, r.Method, json.NewDecoder(body))
+		return changeKey(set, e, key, r.Method, json.NewDecoder(bytes.NewReader(body)))
 	})
 	return nil, err
 }

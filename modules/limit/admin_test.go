@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -230,6 +232,57 @@ func TestPlansChangeAtRunTimeAndAreKept(t *testing.T) {
 	}
 	if got := [2]int{allowed("b", "pro"), allowed("z", "")}; got != [2]int{7, 9} {
 		t.Errorf("after a restart: got %v, want 7 and 9", got)
+	}
+}
+
+func TestAFailedReloadLeavesThePlansInForce(t *testing.T) {
+	url, admin := serve(t, t.TempDir(), tenants)
+	if got, doc := call(t, http.MethodPut, "http://"+admin+"/gatehouse/limits/plans?zone=tenants&plan=pro", `[{"name":"minute","quota":7,"window":"1h"}]`); got != http.StatusNoContent {
+		t.Fatalf("got %d %v", got, doc)
+	}
+	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	raw, err := modtest.Adapt(fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tpersist_config off\n\tgatehouse {\n\t\tdata_dir %s\n\t\tprofile off\n\t}\n}\nhttp://%s {\n%s\n}\n", admin, t.TempDir(), taken.Addr(), tenants))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = caddy.Load(raw, true); err == nil {
+		t.Fatal("a configuration with a port that is taken was loaded")
+	}
+	allowed := 0
+	for range 10 {
+		if get(t, url, "X-Tenant", "a", "X-Plan", "pro") == http.StatusOK {
+			allowed++
+		}
+	}
+	if _, doc := call(t, http.MethodGet, "http://"+admin+"/gatehouse/limits/plans", ""); allowed != 7 || doc["items"].([]any)[0].(map[string]any)["plans"] == nil {
+		t.Errorf("after the failed reload %d requests are allowed, want 7; plans: %v", allowed, doc)
+	}
+}
+
+func TestARequestThatItsClientBreaksOffIsNotRefunded(t *testing.T) {
+	asked := make(chan struct{}, 10)
+	app := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		_, _ = io.Copy(io.Discard, r.Body)
+	}))
+	defer app.Close()
+	url, _ := serve(t, t.TempDir(), "\tlimit 3/1h {\n\t\trefund 5xx\n\t}\n\treverse_proxy "+strings.TrimPrefix(app.URL, "http://"))
+	for range 5 {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nhello")
+		_ = conn.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, conn)
+		_ = conn.Close()
+	}
+	if got := get(t, url); got != http.StatusTooManyRequests || len(asked) > 3 {
+		t.Errorf("after five requests that were broken off: %d, the app was asked %d times", got, len(asked))
 	}
 }
 

@@ -93,6 +93,11 @@ func (e *Engine) take(ctx context.Context, a *ask) error {
 		return nil
 	}
 	s := e.store
+	if a.cost > a.plan.size { // it never fits, so nothing need be asked
+		a.mode = e.mode()
+		a.verdict = policy.Decide(a.now, a.plan.rates, make([]int64, policy.Words(a.plan.rates)), a.cost)
+		return nil
+	}
 	var err error
 	if s.leases == nil {
 		a.mode = modeExact
@@ -186,7 +191,7 @@ func (e *Engine) note(a *ask) {
 		}
 	}
 	e.zone.top.note(a.now, a.key, !a.verdict.Allowed, func() string { return a.subject.text(e.parts) })
-	if e.Warn > 0 {
+	if e.Warn > 0 && a.mode != modeOpen {
 		if i := e.zone.warner.near(a.now, a.key, a.plan.policies, &a.verdict, e.Warn); i >= 0 {
 			e.warn(a, i)
 		}

@@ -26,6 +26,7 @@ type subject struct {
 	values  [maxParts]string
 	n       int
 	network netip.Addr // where it is valid it is the key, or the address part of it
+	at      int        // which part that is
 	// anonymous says that the request has not what the template asks for.
 	anonymous bool
 }
@@ -81,6 +82,7 @@ func network(value string) netip.Addr {
 func (s *subject) add(value string, address bool) {
 	if address && !s.network.IsValid() {
 		if s.network = network(value); s.network.IsValid() {
+			s.at = s.n
 			return
 		}
 	}
@@ -147,9 +149,9 @@ func (s *subject) text(parts []part) string {
 		list = append(list, "anonymous")
 	}
 	i := 0
-	for _, p := range parts {
+	for n, p := range parts {
 		switch {
-		case s.anonymous || p.address && s.network.IsValid():
+		case s.anonymous || s.network.IsValid() && n == s.at:
 		case p.secret:
 			sum := sha256.Sum256([]byte(s.values[i]))
 			list = append(list, "sha256:"+hex.EncodeToString(sum[:6]))

@@ -134,6 +134,7 @@ func TestTextHidesCredentialsAndForgesNothing(t *testing.T) {
 		{"api-key", "{http.request.header.X-Api-Key}", []string{"s3cret"}, "sha256:1ec1c26b50d5"},
 		{"cookie", "{http.request.cookie.sid}", []string{"s3cret"}, "sha256:1ec1c26b50d5"},
 		{"network-and-tenant", "{client_ip}/{http.request.header.X-Tenant}", []string{"2001:db8::7", "acme"}, "acme 2001:db8::"},
+		{"two-addresses", "{client_ip} {http.request.remote.host} {http.request.header.Authorization} {http.request.header.X-Region}", []string{"192.0.2.1", "10.0.0.1", "s3cret", "eu"}, "10.0.0.1 sha256:1ec1c26b50d5 eu 192.0.2.1"},
 		{"line-break", "{http.request.header.X-Tenant}", []string{"a\nERROR b\x1b[2J"}, `a\nERROR b\x1b[2J`},
 		{"bad-utf-8", "{http.request.header.X-Tenant}", []string{"\xff\xfe"}, `\xff\xfe`},
 		{"long", "{http.request.header.X-Tenant}", []string{strings.Repeat("x", 1<<20)}, strings.Repeat("x", maxText) + "…"},

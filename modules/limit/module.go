@@ -12,10 +12,12 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
@@ -102,6 +104,10 @@ type Engine struct {
 	held      bool // this handler has a reference on zones
 	returned  bool // this handler has given the store back
 	registry  *registry
+	keeper    keeper // of what is set at run time; nil for nothing
+	sequence  int64  // the order in which engines were provisioned
+	begin     sync.Once
+	log       *zap.Logger
 	listedBy  any // the key of definitions on which this handler has a reference
 	parts     []part
 	planBy    []part
@@ -159,7 +165,8 @@ func (q *Quota) Provision(ctx caddy.Context) error {
 }
 
 func (e *Engine) provision(ctx caddy.Context, directive, by string) error {
-	e.refuse, e.directive, e.now = refuse.New(ctx.Logger()), directive, clock
+	e.refuse, e.directive, e.now, e.log = refuse.New(ctx.Logger()), directive, clock, ctx.Logger()
+	e.sequence = provisioned.Add(1)
 	if e.By == "" {
 		e.By = by
 	}
@@ -189,8 +196,20 @@ func (e *Engine) provision(ctx caddy.Context, directive, by string) error {
 		return err
 	}
 	e.meters = newMeters(e)
-	_, err = e.currentPlans(e.now())
+	_, err = e.fittingPlans()
 	return err
+}
+
+// provisioned counts engines.
+var provisioned atomic.Int64
+
+// start puts what handlers of a zone share into this configuration's order, with its first request:
+// by then it serves.
+func (e *Engine) start() {
+	if e.InFlight != nil {
+		e.zone.flights.most.Store(int64(e.InFlight.Most))
+	}
+	e.zone.keep(e.keeper, e.sequence)
 }
 
 // compile makes ready whatever does not depend on a request.
@@ -271,7 +290,7 @@ func (e *Engine) hold(ctx caddy.Context) error {
 	if !there {
 		for _, other := range inUse() {
 			if other != e.zone && other.id.name == id.name {
-				e.zone.inherit(other, e.now())
+				e.zone.inherit(other, e.now(), e.memory())
 			}
 		}
 	}
@@ -302,9 +321,9 @@ func (e *Engine) holdStore(ctx caddy.Context) error {
 	}
 	conn, ok := app.Redis()
 	if ok {
-		e.zone.keep(redisKeeper{conn, e.Zone})
+		e.keeper = redisKeeper{conn, e.Zone}
 	} else {
-		e.zone.keep(fileKeeper(filepath.Join(app.Dir(), "limits", url.PathEscape(e.Zone)+".json")))
+		e.keeper = fileKeeper(filepath.Join(app.Dir(), "limits", url.PathEscape(e.Zone)+".json"))
 	}
 	count := e.Count
 	if count == "" && ok && e.directive == "quota" {

@@ -18,6 +18,7 @@ type plan struct {
 	policies []policy.Policy
 	rates    []policy.Rate
 	fields   fields
+	size     int64 // the greatest cost that can fit
 	shared   atomic.Pointer[share]
 }
 
@@ -43,6 +44,10 @@ func (p *plan) share(instances int) []policy.Rate {
 func newPlan(name string, policies []policy.Policy, own *policy.Policy) *plan {
 	p := &plan{name: name, policies: policies, rates: policy.Compile(policies)}
 	p.fields.init(policies, own)
+	p.size = policy.MaxQuota
+	for _, q := range policies {
+		p.size = min(p.size, int64(q.Size()))
+	}
 	return p
 }
 

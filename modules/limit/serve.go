@@ -3,8 +3,10 @@ package limit
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,6 +22,7 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if done := traffic.Track(r); done != nil {
 		defer done()
 	}
+	e.begin.Do(e.start)
 	if len(e.Skip) > 0 {
 		if skip, err := e.Skip.AnyMatchWithError(r); err != nil {
 			return err
@@ -41,7 +44,7 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		if refused || err != nil {
 			return err
 		}
-		defer e.zone.flights.leave(a.flight, e.InFlight.Most)
+		defer e.zone.flights.leave(a.flight)
 	}
 	if err := e.take(r.Context(), &a); err != nil {
 		return e.refuse.Error(w, r, err)
@@ -122,8 +125,15 @@ func (e *Engine) next(w http.ResponseWriter, r *http.Request, next caddyhttp.Han
 
 // settling serves the request, and settles its cost when its outcome is known.
 func (e *Engine) settling(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, a ask) error {
+	body := &clientBody{ReadCloser: r.Body}
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = body
+	}
 	seen := &response{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
-	seen.settle = func(status int, h http.Header) { e.settle(r.Context(), &a, status, h) }
+	seen.settle = func(status int, h http.Header) {
+		// A client that breaks off what it sends has the app at work for an error of its own making.
+		e.settle(r.Context(), &a, status, h, body.broken.Load() || r.Context().Err() != nil)
+	}
 	err := next.ServeHTTP(seen, r)
 	switch failed, ok := errors.AsType[caddyhttp.HandlerError](err); {
 	case ok:
@@ -164,8 +174,24 @@ func (s *response) done(status int) {
 	}
 }
 
-// settle gives back or charges what the outcome asks for.
-func (e *Engine) settle(ctx context.Context, a *ask, status int, h http.Header) {
+// clientBody sees whether the client breaks off its request.
+type clientBody struct {
+	io.ReadCloser
+	broken atomic.Bool
+}
+
+// Read reads on.
+func (b *clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.broken.Store(true)
+	}
+	return n, err
+}
+
+// settle gives back or charges what the outcome asks for. One that the client has broken off gets
+// nothing back.
+func (e *Engine) settle(ctx context.Context, a *ask, status int, h http.Header, broken bool) {
 	more := int64(0)
 	if e.CostFrom != "" {
 		more = parseCost(h.Get(e.CostFrom), a.cost) - a.cost
@@ -173,7 +199,7 @@ func (e *Engine) settle(ctx context.Context, a *ask, status int, h http.Header) 
 	if e.refund.include(status, h) {
 		more = -a.cost
 	}
-	if more != 0 {
+	if more > 0 || more < 0 && !broken {
 		e.charge(ctx, a, more)
 	}
 }

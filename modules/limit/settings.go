@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
@@ -26,16 +29,28 @@ type compiled struct {
 
 // currentPlans are the plans in force.
 func (e *Engine) currentPlans(now int64) (*plans, error) {
-	e.zone.refresh(now)
+	e.zone.refresh(now, e.log)
 	from := e.zone.settings.Load()
 	if c := e.plans.Load(); c != nil && c.from == from {
 		return c.plans, nil
 	}
-	p, err := e.compilePlans(*from)
-	if err != nil { // set at run time for policies that this configuration does not have
-		if p, err = e.compilePlans(settings{}); err != nil {
-			return nil, err
+	return e.fittingPlans()
+}
+
+// fittingPlans puts the plans that fit this configuration in force: one that was set at run time for a
+// policy which is gone is left out.
+func (e *Engine) fittingPlans() (*plans, error) {
+	from := e.zone.settings.Load()
+	set := settings{Plans: maps.Clone(from.Plans), Keys: from.Keys}
+	for name, changed := range from.Plans {
+		if _, err := withPlan(e.Policies, changed); err != nil {
+			delete(set.Plans, name)
+			e.log.Warn("a plan that was set at run time does not fit the configuration, it is left out", zap.String("zone", e.Zone), zap.String("plan", name), zap.Error(err))
 		}
+	}
+	p, err := e.compilePlans(set)
+	if err != nil {
+		return nil, err
 	}
 	e.plans.Store(&compiled{from, p})
 	return p, nil
@@ -68,15 +83,25 @@ type keeper interface {
 	shared() bool
 }
 
-// keep takes over what is kept, at the next request.
-func (z *zone) keep(k keeper) {
-	z.keeper.Store(&k)
-	z.refreshed.Store(0)
+// keep takes over what is kept, from now on, on behalf of the newest configuration that serves.
+func (z *zone) keep(k keeper, sequence int64) {
+	for by := z.keptBy.Load(); sequence > by; by = z.keptBy.Load() {
+		if !z.keptBy.CompareAndSwap(by, sequence) {
+			continue
+		}
+		if k == nil {
+			z.keeper.Store(nil)
+			return
+		}
+		z.keeper.Store(&k)
+		z.refreshed.Store(0)
+		return
+	}
 }
 
 // refresh looks in the background whether the settings have changed: once where only this process
 // changes them, every 2 s where others do as well.
-func (z *zone) refresh(now int64) {
+func (z *zone) refresh(now int64, log *zap.Logger) {
 	k := z.keeper.Load()
 	due := z.refreshed.Load()
 	if k == nil || now < due {
@@ -92,13 +117,22 @@ func (z *zone) refresh(now int64) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if set, err := (*k).load(ctx); err == nil {
+		z.changing.Lock()
+		defer z.changing.Unlock()
+		set, err := (*k).load(ctx)
+		if err == nil {
 			z.adopt(set)
-		} else {
-			z.refreshed.Store(now + int64(2*time.Second))
+			return
 		}
+		z.refreshed.Store(now + int64(2*time.Second))
+		unread.Do(func() {
+			log.Error("what was set at run time cannot be read, what is in force stays", zap.String("zone", z.id.name), zap.Error(err))
+		})
 	}()
 }
+
+// unread keeps a store that is away from filling the log.
+var unread = rate.Sometimes{First: 1, Interval: time.Minute}
 
 // adopt puts settings in force, if they differ from those that are.
 func (z *zone) adopt(set settings) {

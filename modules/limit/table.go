@@ -84,10 +84,12 @@ func (t *Table) Show(now int64, key uint64, rates []policy.Rate) policy.Verdict 
 	s := t.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if state := s.find(key, t.words); state != nil {
-		return policy.Decide(now, rates, state, 0)
+	state := s.find(key, t.words)
+	if state == nil {
+		state = make([]int64, t.words)
+		t.inherit(now, key, state)
 	}
-	return policy.Decide(now, rates, make([]int64, t.words), 0)
+	return policy.Decide(now, rates, state, 0)
 }
 
 // Charge takes units after the fact, or gives them back if cost is negative.
@@ -104,6 +106,9 @@ func (t *Table) Reset(key uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.find(key, t.words))
+	if b := t.before.Load(); b != nil {
+		b.table.Reset(key)
+	}
 }
 
 // Len is the number of keys held.
@@ -262,7 +267,15 @@ func (s *shard) fill(now int64, old []int64, rates []policy.Rate, stride int) bo
 
 // Inherit makes the table go on with the numbers of another one. from says for each word of a state
 // which word of the other's it goes on with, -1 for none. After until they do not matter any more.
-func (t *Table) Inherit(other *Table, from []int, until int64) {
+// What the other one has inherited goes on as well, but not what came before that.
+func (t *Table) Inherit(other *Table, from []int, now, until int64) {
+	if b := other.before.Load(); b != nil {
+		if now > b.until {
+			other.before.Store(nil)
+		} else {
+			b.table.before.Store(nil)
+		}
+	}
 	t.before.Store(&inheritance{other, from, until})
 }
 

@@ -208,10 +208,18 @@ func TestInheritedNumbersGoOn(t *testing.T) {
 	before.Charge(noon, 7, old, 5)
 	now := rates(t, "30/1h", "20/1h")
 	table := tableFor(now, 1<<20)
-	table.Inherit(before, []int{-1, 1}, noon+int64(time.Hour))
+	table.Inherit(before, []int{-1, 1}, noon, noon+int64(time.Hour))
+	if v := table.Show(noon, 7, now); v.Answers[0].Remaining != 30 || v.Answers[1].Remaining != 15 {
+		t.Errorf("shown: %+v", v)
+	}
 	v := table.Take(noon, 7, now, 1)
 	if v.Answers[0].Remaining != 29 || v.Answers[1].Remaining != 14 {
 		t.Errorf("got %+v", v)
+	}
+	before.Charge(noon, 9, old, 20)
+	table.Reset(9)
+	if v = table.Take(noon, 9, now, 1); v.Answers[1].Remaining != 19 {
+		t.Errorf("after a reset: %+v", v)
 	}
 	if v = table.Take(noon+int64(2*time.Hour), 8, now, 1); !v.Allowed || table.before.Load() != nil {
 		t.Error("the old table is held although its numbers mean nothing any more")

@@ -34,6 +34,7 @@ type zone struct {
 	settings  atomic.Pointer[settings]
 	keeper    atomic.Pointer[keeper]
 	refreshed atomic.Int64 // when the keeper is to be asked again
+	keptBy    atomic.Int64 // the sequence of the engine whose keeper it is
 	changing  sync.Mutex
 }
 
@@ -55,7 +56,7 @@ func newZone(id zoneID, policies []policy.Policy) *zone {
 }
 
 // inherit goes on with the numbers of a zone of the same name: those of policies that both have.
-func (z *zone) inherit(other *zone, now int64) {
+func (z *zone) inherit(other *zone, now, memory int64) {
 	from, any := []int(nil), false
 	for _, c := range z.columns {
 		at, found := 0, -1
@@ -75,8 +76,23 @@ func (z *zone) inherit(other *zone, now int64) {
 	}
 	z.settings.Store(other.settings.Load())
 	if any {
-		z.table.Inherit(other.table, from, now+int64(policy.MaxWindow))
+		z.table.Inherit(other.table, from, now, now+memory)
 	}
+}
+
+// memory is after what time, in nanoseconds, no number means anything any more.
+func (e *Engine) memory() int64 {
+	longest := int64(0)
+	look := func(policies []policy.Policy) {
+		for _, p := range policies {
+			longest = max(longest, int64(p.Window), p.Compile().Room)
+		}
+	}
+	look(e.Policies)
+	for _, changed := range e.Plans {
+		look(changed)
+	}
+	return 2 * longest
 }
 
 // zoneID is that of the engine's zone.
