@@ -99,7 +99,7 @@ func TestThreeInstancesShareOneLimit(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			var gateways []*instance
 			for range 3 {
-				gateways = append(gateways, startInstance(t, redis.URL(), fmt.Sprintf("quota %s {\n\t\tzone %s\n\t\tby {header.X-Key}\n\t\tcount %s\n\t}", test.rate, test.name, test.count)))
+				gateways = append(gateways, startInstance(t, redis.URL(), fmt.Sprintf("quota %s {\n\t\tzone %s\n\t\tby {header.X-Key}\n\t\tcount %s\n\t\ton_store_error closed\n\t}", test.rate, test.name, test.count)))
 			}
 			if strings.Contains(test.rate, "sliding") { // all within one calendar minute
 				eventually(t, time.Minute, func() error {
@@ -109,7 +109,7 @@ func TestThreeInstancesShareOneLimit(t *testing.T) {
 					return nil
 				})
 			}
-			var admitted, other atomic.Int64
+			var admitted, other, unknown atomic.Int64
 			var work sync.WaitGroup
 			c := client()
 			began := time.Now()
@@ -117,7 +117,17 @@ func TestThreeInstancesShareOneLimit(t *testing.T) {
 				for range 3 {
 					work.Go(func() {
 						for range []int{400, 150, 50}[i] {
-							switch status, _ := ask(t.Context(), c, g.url); status {
+							status, _ := ask(t.Context(), c, g.url)
+							for range 50 {
+								if status != http.StatusServiceUnavailable {
+									break
+								}
+								// Redis was late on a busy machine. It may have counted the request all the same.
+								unknown.Add(1)
+								pause(50 * time.Millisecond)
+								status, _ = ask(t.Context(), c, g.url)
+							}
+							switch status {
 							case http.StatusOK:
 								admitted.Add(1)
 							case http.StatusTooManyRequests:
@@ -131,7 +141,8 @@ func TestThreeInstancesShareOneLimit(t *testing.T) {
 			work.Wait()
 			took := time.Since(began)
 			least, most := test.bounds(took)
-			t.Logf("%d admitted in %s", admitted.Load(), took)
+			least -= unknown.Load()
+			t.Logf("%d admitted in %s, %d not counted in time", admitted.Load(), took, unknown.Load())
 			if got := admitted.Load(); got < least || got > most || other.Load() > 0 {
 				t.Errorf("%d requests were admitted in %s, want %d to %d; %d had other answers", got, took, least, most, other.Load())
 			}

@@ -175,8 +175,12 @@ func TestOverload(t *testing.T) {
 			if directive == "" {
 				return
 			}
-			if goodput[name] < 0.9 {
-				t.Errorf("goodput is %.1f %% of capacity, want 90 %%", 100*goodput[name])
+			least := 0.9
+			if raceEnabled {
+				least = 0.75 // the race detector takes the processors that the app's answers need
+			}
+			if goodput[name] < least {
+				t.Errorf("goodput is %.1f %% of capacity, want %.0f %%", 100*goodput[name], 100*least)
 			}
 			if n := tallies["high"]; float64(n.good) < 0.99*float64(n.sent) {
 				t.Errorf("%d of %d of high priority were answered, want 99 %%", n.good, n.sent)
