@@ -145,23 +145,29 @@ func createKey(path string, generate func() ([]byte, error)) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	// A link fails where a rename would replace the key that another process has just made.
+	if err = WriteFile(path, b, os.Link); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
+// WriteFile writes a file of mode 0600, all of it or nothing: it is in a new place and synced before
+// publish, os.Rename or os.Link, gives it its name. The folder is made where there is none.
+func WriteFile(path string, b []byte, publish func(from, to string) error) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(b)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return nil, err
+		return err
 	}
-	// A link fails where a rename would replace the key that another process has just made.
-	if err = os.Link(tmp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	return os.ReadFile(path)
+	return publish(tmp.Name(), path)
 }
 
 // logger is the host's logger, or one that drops everything.

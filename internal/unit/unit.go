@@ -1,5 +1,5 @@
 // Package unit reads the quantities that people write in configurations: durations such as 5s or
-// 30d, and sizes such as 10MiB.
+// 30d, sizes such as 10MiB, and shares such as 90%.
 package unit
 
 import (
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -83,4 +84,11 @@ func (s *Size) UnmarshalJSON(b []byte) error {
 	v, err := ParseSize(text)
 	*s = v
 	return err
+}
+
+// ParsePercent reads a share, 0% to 100%, as a number from 0 to 1.
+func ParsePercent(s string) (share float64, ok bool) {
+	number, signed := strings.CutSuffix(s, "%")
+	percent, err := strconv.ParseFloat(number, 64)
+	return percent / 100, signed && err == nil && percent >= 0 && percent <= 100
 }

@@ -18,7 +18,7 @@ import (
 func init() {
 	caddy.RegisterModule(new(Admission))
 	httpcaddyfile.RegisterHandlerDirective("admission", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-		m := &Admission{Config: Config{Zone: number(h)}}
+		m := &Admission{Config: Config{Zone: dispense.Zone(h, "admission")}}
 		return m, m.UnmarshalCaddyfile(h.Dispenser)
 	})
 }
@@ -26,14 +26,6 @@ func init() {
 // CaddyModule is the handler's registration.
 func (*Admission) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.admission", New: func() caddy.Module { return new(Admission) }}
-}
-
-// number is the zone of a directive: which one it is in the whole Caddyfile.
-func number(h httpcaddyfile.Helper) string {
-	const key = "gatehouse.zones.admission"
-	n, _ := h.State[key].(int)
-	h.State[key] = n + 1
-	return "admission#" + strconv.Itoa(n+1)
 }
 
 // UnmarshalCaddyfile reads the directive. Syntax:

@@ -41,7 +41,7 @@ func (z *zone) metrics() []prometheus.Metric {
 		all = append(all, prometheus.MustNewConstMetric(d, kind, v, labels...))
 	}
 	for _, c := range z.classes {
-		add(inFlightDesc, prometheus.GaugeValue, float64(c.held), z.name, c.name)
+		add(inFlightDesc, prometheus.GaugeValue, float64(c.places.n), z.name, c.name)
 		add(streamsDesc, prometheus.GaugeValue, float64(c.streams), z.name, c.name)
 		if z.set.adaptive.Max > 0 {
 			add(limitDesc, prometheus.GaugeValue, float64(int(c.limiter.limit)), z.name, c.name)

@@ -12,22 +12,14 @@ type queue struct {
 	n     int
 }
 
-// line is a list of tickets, oldest first. Short bursts are served in order. In a standing line the
-// newest is served first, since its client still waits, and those beyond the target are let go.
-type line struct {
+// list is a list of tickets, oldest first. A ticket is in one at a time.
+type list struct {
 	first, last *ticket
 	n           int
-	since       time.Time // when the line was last empty
 }
 
-func (l *line) standing(now time.Time) bool { return l.n > 0 && now.Sub(l.since) > interval }
-
-func (q *queue) push(now time.Time, t *ticket) {
-	l := &q.lines[t.priority]
-	if l.n == 0 {
-		l.since = now
-	}
-	t.queued, t.since, t.prev, t.next = true, now, l.last, nil
+func (l *list) push(t *ticket) {
+	t.prev, t.next = l.last, nil
 	if l.last != nil {
 		l.last.next = t
 	} else {
@@ -35,11 +27,9 @@ func (q *queue) push(now time.Time, t *ticket) {
 	}
 	l.last = t
 	l.n++
-	q.n++
 }
 
-func (q *queue) remove(t *ticket) {
-	l := &q.lines[t.priority]
+func (l *list) remove(t *ticket) {
 	if t.prev != nil {
 		t.prev.next = t.next
 	} else {
@@ -50,8 +40,32 @@ func (q *queue) remove(t *ticket) {
 	} else {
 		l.last = t.prev
 	}
-	t.queued, t.prev, t.next = false, nil, nil
+	t.prev, t.next = nil, nil
 	l.n--
+}
+
+// line is those who wait. Short bursts are served in order. In a standing line the newest is served
+// first, since its client still waits, and those beyond the target are let go.
+type line struct {
+	list
+	since time.Time // when the line was last empty
+}
+
+func (l *line) standing(now time.Time) bool { return l.n > 0 && now.Sub(l.since) > interval }
+
+func (q *queue) push(now time.Time, t *ticket) {
+	l := &q.lines[t.priority]
+	if l.n == 0 {
+		l.since = now
+	}
+	t.queued, t.since = true, now
+	l.push(t)
+	q.n++
+}
+
+func (q *queue) remove(t *ticket) {
+	t.queued = false
+	q.lines[t.priority].remove(t)
 	q.n--
 }
 

@@ -75,11 +75,9 @@ type class struct {
 	name    string
 	limiter limiter
 	may     [priorities]int // may be in flight when a request of this priority enters
-	held    int             // places in use
+	places  list            // the requests in flight
 	streams int             // requests that gave their place back and go on
 	queue   queue
-	first   *ticket // in flight, oldest first
-	last    *ticket
 	swept   time.Time
 	counts  [priorities][verdicts]uint64
 }
@@ -224,7 +222,7 @@ func (z *zone) enter(now time.Time, t *ticket) verdict {
 // room says whether a request of p could have a place, or why not.
 func (z *zone) room(c *class, p priority) verdict {
 	switch {
-	case c.held >= c.may[p]:
+	case c.places.n >= c.may[p]:
 		return full
 	case z.set.maxInFlight > 0 && z.held >= z.set.part(z.set.maxInFlight, p):
 		return capped
@@ -242,35 +240,16 @@ func (z *zone) take(now time.Time, t *ticket) {
 func (z *zone) hold(t *ticket) {
 	c := t.class
 	t.held = true
-	c.held++
+	c.places.push(t)
 	z.held++
-	c.limiter.entered(c.held)
-	t.prev, t.next = c.last, nil
-	if c.last != nil {
-		c.last.next = t
-	} else {
-		c.first = t
-	}
-	c.last = t
+	c.limiter.entered(c.places.n)
 }
 
 // free takes the ticket's place.
 func (z *zone) free(t *ticket) {
-	c := t.class
 	t.held = false
-	c.held--
+	t.class.places.remove(t)
 	z.held--
-	if t.prev != nil {
-		t.prev.next = t.next
-	} else {
-		c.first = t.next
-	}
-	if t.next != nil {
-		t.next.prev = t.prev
-	} else {
-		c.last = t.prev
-	}
-	t.prev, t.next = nil, nil
 }
 
 func (z *zone) count(t *ticket, v verdict) verdict {
@@ -341,7 +320,7 @@ func (z *zone) leave(now time.Time, t *ticket, o outcome) {
 	if t.status == 0 { // no byte of an answer was written
 		took = t.latency(now)
 	}
-	if c.limiter.finished(now, took, o, c.held) {
+	if c.limiter.finished(now, took, o, c.places.n) {
 		z.share(c)
 	}
 	z.freed(now, c)
@@ -382,7 +361,7 @@ func (z *zone) sweep(now time.Time, c *class) bool {
 	}
 	c.swept = now
 	found := false
-	for t := c.first; t != nil && now.Sub(t.since) >= streamAge; {
+	for t := c.places.first; t != nil && now.Sub(t.since) >= streamAge; {
 		next := t.next
 		if t.streams.Load() || t.reading.Load() {
 			z.aside(t)

@@ -1,15 +1,14 @@
 package circuitbreaker
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
@@ -21,7 +20,7 @@ func init() {
 	caddy.RegisterModule(new(Proxy))
 	httpcaddyfile.RegisterHandlerDirective("circuit_breaker", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		m := new(Handler)
-		m.Zone = number(h)
+		m.Zone = dispense.Zone(h, "circuit_breaker")
 		return m, m.UnmarshalCaddyfile(h.Dispenser)
 	})
 }
@@ -34,14 +33,6 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // CaddyModule is the circuit breaker's registration.
 func (*Proxy) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.reverse_proxy.circuit_breakers.gatehouse", New: func() caddy.Module { return new(Proxy) }}
-}
-
-// number is the zone of a directive: which one of its kind it is in the whole Caddyfile.
-func number(h httpcaddyfile.Helper) string {
-	const key = "gatehouse.zones.circuit_breaker"
-	n, _ := h.State[key].(int)
-	h.State[key] = n + 1
-	return "circuit_breaker#" + strconv.Itoa(n+1)
 }
 
 // UnmarshalCaddyfile reads the directive. UPSTREAM and the options in its block are those of
@@ -163,21 +154,15 @@ func (h *Handler) parseFailures(d *caddyfile.Dispenser) error {
 }
 
 func (h *Handler) parseFallback(d *caddyfile.Dispenser) error {
-	segment := d.NextSegment()
-	for _, token := range segment {
-		if token.Text == "handle_response" { // its routes can be read only by reverse_proxy's own directive
-			return d.Errf("fallback: handle_response is not possible here, remove it")
-		}
-	}
-	proxy := new(reverseproxy.Handler)
-	if err := proxy.UnmarshalCaddyfile(caddyfile.NewDispenser(segment)); err != nil {
-		return err
-	}
-	if len(proxy.Upstreams) == 0 && proxy.DynamicUpstreamsRaw == nil {
+	raw, err := dispense.ReverseProxy(d)
+	switch {
+	case errors.Is(err, dispense.ErrHandleResponse):
+		return d.Errf("fallback: handle_response is not possible here, remove it")
+	case errors.Is(err, dispense.ErrNoUpstream):
 		return d.Errf("fallback needs an upstream, such as: fallback app-b:8080")
 	}
-	h.FallbackRaw = caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil)
-	return nil
+	h.FallbackRaw = raw
+	return err
 }
 
 func (h *Handler) parseRetry(d *caddyfile.Dispenser) (err error) {

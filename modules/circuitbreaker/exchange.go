@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/clientbody"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
 
@@ -22,7 +23,7 @@ type exchange struct {
 	r      *http.Request
 	ticket Ticket
 	start  time.Time
-	body   *clientBody // nil for none
+	body   *clientbody.Body // nil for none
 	// spare says that this is not the last attempt: a failure may be dropped and asked for again.
 	spare bool
 
@@ -54,7 +55,7 @@ func (x *exchange) WriteHeader(status int) {
 // judge is the outcome of an answer whose header has arrived.
 func (x *exchange) judge(status int) Outcome {
 	switch {
-	case status == statusClientClosed, x.body != nil && x.body.failed.Load():
+	case status == statusClientClosed, x.body.Broken():
 		return Ignored
 	case status >= 400 && refuse.Written(x.r):
 		return Ignored
@@ -72,7 +73,7 @@ func (x *exchange) tooSlow() bool {
 	}
 	from := x.start
 	if x.body != nil {
-		end := x.body.end.Load()
+		end := x.body.End.Load()
 		if end == nil {
 			return false
 		}

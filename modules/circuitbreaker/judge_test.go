@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/clientbody"
 )
 
 func TestErrorsAreJudged(t *testing.T) {
@@ -51,8 +52,8 @@ func TestErrorsAreJudged(t *testing.T) {
 	if got, _ := h.judgeError(x, caddyError(502, refused)); got != Ignored {
 		t.Errorf("after the client has left: got %d", got)
 	}
-	body := new(clientBody)
-	body.failed.Store(true)
+	body := new(clientbody.Body)
+	body.Failed.Store(true)
 	x = &exchange{r: httptest.NewRequest("POST", "/", nil), body: body}
 	if got, _ := h.judgeError(x, caddyError(502, refused)); got != Ignored {
 		t.Errorf("after the client has broken its body off: got %d", got)

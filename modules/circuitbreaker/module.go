@@ -21,6 +21,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/clientbody"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
@@ -226,11 +227,7 @@ func (h *Handler) attempt(w http.ResponseWriter, r *http.Request, next caddyhttp
 	if !ticket.Allowed {
 		return false, h.open(w, r, next, ticket)
 	}
-	x := &exchange{ResponseWriter: w, h: h, r: r, ticket: ticket, start: now, spare: spare}
-	if r.ContentLength != 0 && r.Body != nil {
-		x.body = &clientBody{ReadCloser: r.Body}
-		r.Body = x.body
-	}
+	x := &exchange{ResponseWriter: w, h: h, r: r, ticket: ticket, start: now, spare: spare, body: clientbody.Watch(r)}
 	err = h.pass(x, next)
 	if x.dropping {
 		return true, nil
@@ -316,7 +313,7 @@ func (h *Handler) judgeError(x *exchange, err error) (Outcome, int) {
 		return Ignored, status
 	}
 	switch {
-	case status < 500, clientLeft(x.r), x.body != nil && x.body.failed.Load():
+	case status < 500, clientLeft(x.r), x.body.Broken():
 		return Ignored, status
 	case unreachable(status), h.failures.include(status):
 		return Failure, status

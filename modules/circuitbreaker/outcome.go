@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
@@ -65,27 +63,6 @@ func repeatable(r *http.Request) bool {
 		return false
 	}
 	return r.ContentLength == 0 && len(r.TransferEncoding) == 0 && len(r.Header["Upgrade"]) == 0
-}
-
-// clientBody is the body of a request. It knows how far the client has come.
-type clientBody struct {
-	io.ReadCloser
-	failed atomic.Bool
-	end    atomic.Pointer[time.Time]
-}
-
-// Read reads from the client.
-func (b *clientBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	switch {
-	case err == nil:
-	case errors.Is(err, io.EOF):
-		now := time.Now()
-		b.end.CompareAndSwap(nil, &now)
-	default:
-		b.failed.Store(true)
-	}
-	return n, err
 }
 
 // clientLeft says whether the request has ended on the client's side. One whose time is up has not.

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
@@ -13,12 +11,11 @@ import (
 
 // parseRatio reads a share such as 50%.
 func parseRatio(s string) (float64, error) {
-	number, ok := strings.CutSuffix(s, "%")
-	percent, err := strconv.ParseFloat(number, 64)
-	if !ok || err != nil || !(percent > 0 && percent <= 100) {
+	share, ok := unit.ParsePercent(s)
+	if !ok || share == 0 {
 		return 0, fmt.Errorf("%.40q is no share, write one such as 50%%, above 0%% and up to 100%%", s)
 	}
-	return percent / 100, nil
+	return share, nil
 }
 
 // Settings are the numbers of a circuit. All that share a zone must have the same. Changed numbers

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/clientbody"
 )
 
 func TestDefaults(t *testing.T) {
@@ -141,13 +142,13 @@ func TestRestore(t *testing.T) {
 }
 
 func TestClientBody(t *testing.T) {
-	b := &clientBody{ReadCloser: io.NopCloser(bytes.NewReader([]byte("abc")))}
-	if _, err := io.ReadAll(b); err != nil || b.failed.Load() || b.end.Load() == nil {
-		t.Errorf("whole: got %v, failed %v", err, b.failed.Load())
+	b := &clientbody.Body{ReadCloser: io.NopCloser(bytes.NewReader([]byte("abc")))}
+	if _, err := io.ReadAll(b); err != nil || b.Failed.Load() || b.End.Load() == nil {
+		t.Errorf("whole: got %v, failed %v", err, b.Failed.Load())
 	}
-	b = &clientBody{ReadCloser: io.NopCloser(iotest.ErrReader(errors.New("reset")))}
-	if _, err := io.ReadAll(b); err == nil || !b.failed.Load() || b.end.Load() != nil {
-		t.Errorf("broken: got %v, failed %v", err, b.failed.Load())
+	b = &clientbody.Body{ReadCloser: io.NopCloser(iotest.ErrReader(errors.New("reset")))}
+	if _, err := io.ReadAll(b); err == nil || !b.Failed.Load() || b.End.Load() != nil {
+		t.Errorf("broken: got %v, failed %v", err, b.Failed.Load())
 	}
 }
 

@@ -1,12 +1,12 @@
 package flags
 
 import (
+	"errors"
+
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/flags" // keeps the flags
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
@@ -108,21 +108,15 @@ func (s *Split) parseVariant(d *caddyfile.Dispenser) error {
 	if *raw != nil {
 		return d.Errf("split: variant %s is given twice, put all of its upstreams on one line", name)
 	}
-	segment := d.NextSegment()
-	for _, token := range segment {
-		if token.Text == "handle_response" { // its routes can be read only by reverse_proxy's own directive
-			return d.Errf("split: handle_response is not possible in a variant, remove it")
-		}
-	}
-	proxy := new(reverseproxy.Handler)
-	if err := proxy.UnmarshalCaddyfile(caddyfile.NewDispenser(segment)); err != nil {
-		return err
-	}
-	if len(proxy.Upstreams) == 0 && proxy.DynamicUpstreamsRaw == nil {
+	proxy, err := dispense.ReverseProxy(d)
+	switch {
+	case errors.Is(err, dispense.ErrHandleResponse):
+		return d.Errf("split: handle_response is not possible in a variant, remove it")
+	case errors.Is(err, dispense.ErrNoUpstream):
 		return d.Errf("split: variant %s needs at least one upstream, such as: variant %s app:8080", name, name)
 	}
-	*raw = caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil)
-	return nil
+	*raw = proxy
+	return err
 }
 
 // Interface guards

@@ -17,13 +17,13 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/capture"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/event"
 )
 
 // Namespace is where the bundled backends are registered as Caddy modules.
@@ -51,7 +51,6 @@ type App struct {
 	used    []string
 	checks  []func(*service.Host) error
 	reports []report
-	events  *caddyevents.App
 	capture *capture.Hold // from Start to Cleanup, nil if Profile is off
 	pooled  pooledHost    // hosts[key], on which this app has a reference from Start to Cleanup
 	host    atomic.Pointer[service.Host]
@@ -110,7 +109,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	return a.provisionProfile(ctx)
+	return a.provisionProfile()
 }
 
 // hash identifies the settings and the secrets in force, so that a changed key file makes a new host.
@@ -207,19 +206,11 @@ func (a *App) Cleanup() error {
 	return err
 }
 
-func (a *App) provisionProfile(ctx caddy.Context) error {
+func (a *App) provisionProfile() error {
 	if a.Profile == nil {
 		a.Profile = new(capture.Config)
 	}
-	if err := a.Profile.Validate(); err != nil {
-		return err
-	}
-	events, err := ctx.App("events")
-	if err != nil {
-		return fmt.Errorf("loading the events app: %w", err)
-	}
-	a.events = events.(*caddyevents.App)
-	return nil
+	return a.Profile.Validate()
 }
 
 // emitCaptured emits the event profile_captured. It does so from the active configuration: one that
@@ -229,8 +220,7 @@ func emitCaptured(c capture.Captured) {
 	if err != nil {
 		return
 	}
-	a := active.(*App)
-	a.events.Emit(a.ctx, "profile_captured", map[string]any{"path": c.Path, "cause": c.Cause, "cpu": c.CPU, "top": c.Top})
+	event.Emit(active.(*App).ctx, "profile_captured", map[string]any{"path": c.Path, "cause": c.Cause, "cpu": c.CPU, "top": c.Top})
 }
 
 // opener is the settings of the named backend: as configured, or its defaults.

@@ -173,7 +173,7 @@ type PolicyStanding struct {
 	Next int64 `json:"next"`
 }
 
-// standing finds the key of a request in the zones that have keys of so many parts.
+// eachKey finds the key of a request in the zones that have keys of so many parts.
 func eachKey(r *http.Request, zones []*Engine, do func(*Engine, *subject) error) error {
 	key := r.URL.Query()["key"]
 	if len(key) == 0 || slices.Contains(key, "") {
@@ -287,7 +287,10 @@ func changeRates(set *settings, e *Engine, plan, method string, body *json.Decod
 		set.Plans = map[string][]policy.Policy{}
 	}
 	set.Plans[plan] = rates
-	return refused(e.compilePlans(*set))
+	if _, err := e.compilePlans(*set); err != nil {
+		return unfit(err)
+	}
+	return nil
 }
 
 func changeKey(set *settings, e *Engine, key []string, method string, body *json.Decoder) error {
@@ -310,7 +313,7 @@ func changeKey(set *settings, e *Engine, key []string, method string, body *json
 	}
 	plans, err := e.compilePlans(*set)
 	if err != nil {
-		return refused(plans, err)
+		return unfit(err)
 	}
 	if plans.byName[want.Plan] == nil {
 		return problem.New(problem.Unprocessable, "There is no plan %.80q.", want.Plan)
@@ -326,11 +329,8 @@ func changeKey(set *settings, e *Engine, key []string, method string, body *json
 	return nil
 }
 
-// refused turns the error of rates that do not fit into the client's.
-func refused(_ *plans, err error) error {
-	if err == nil {
-		return nil
-	}
+// unfit is the client's error for rates that do not fit.
+func unfit(err error) error {
 	return problem.New(problem.Unprocessable, "%s", fmt.Sprint(err)).Because(err)
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -23,11 +22,11 @@ func init() {
 	caddy.RegisterModule(new(Limit))
 	caddy.RegisterModule(new(Quota))
 	httpcaddyfile.RegisterHandlerDirective("limit", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-		m := &Limit{Engine{Zone: number(h, "limit")}}
+		m := &Limit{Engine{Zone: dispense.Zone(h, "limit")}}
 		return m, m.UnmarshalCaddyfile(h.Dispenser)
 	})
 	httpcaddyfile.RegisterHandlerDirective("quota", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-		m := &Quota{Engine{Zone: number(h, "quota")}}
+		m := &Quota{Engine{Zone: dispense.Zone(h, "quota")}}
 		return m, m.UnmarshalCaddyfile(h.Dispenser)
 	})
 }
@@ -40,14 +39,6 @@ func (*Limit) CaddyModule() caddy.ModuleInfo {
 // CaddyModule is the handler's registration.
 func (*Quota) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.quota", New: func() caddy.Module { return new(Quota) }}
-}
-
-// number is the zone of a directive: which one of its kind it is in the whole Caddyfile.
-func number(h httpcaddyfile.Helper, directive string) string {
-	const key = "gatehouse.zones."
-	n, _ := h.State[key+directive].(int)
-	h.State[key+directive] = n + 1
-	return directive + "#" + strconv.Itoa(n+1)
 }
 
 // UnmarshalCaddyfile reads the directive; limit and quota have one grammar. Syntax:
@@ -256,11 +247,11 @@ func percent(d *caddyfile.Dispenser, v *float64) error {
 	if err := dispense.String(d, &s); err != nil {
 		return err
 	}
-	n, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
-	if err != nil || !strings.HasSuffix(s, "%") || !(n > 0 && n <= 100) {
+	share, ok := unit.ParsePercent(s)
+	if !ok || share == 0 {
 		return d.Errf("%s: %q must be a percentage such as 80%%", name, s)
 	}
-	*v = n / 100
+	*v = share
 	return nil
 }
 

@@ -3,15 +3,14 @@ package limit
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/clientbody"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/traffic"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
@@ -125,14 +124,11 @@ func (e *Engine) next(w http.ResponseWriter, r *http.Request, next caddyhttp.Han
 
 // settling serves the request, and settles its cost when its outcome is known.
 func (e *Engine) settling(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, a ask) error {
-	body := &clientBody{ReadCloser: r.Body}
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = body
-	}
+	body := clientbody.Watch(r)
 	seen := &response{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	seen.settle = func(status int, h http.Header) {
 		// A client that breaks off what it sends has the app at work for an error of its own making.
-		e.settle(r.Context(), &a, status, h, body.broken.Load() || r.Context().Err() != nil)
+		e.settle(r.Context(), &a, status, h, body.Broken() || r.Context().Err() != nil)
 	}
 	err := next.ServeHTTP(seen, r)
 	switch failed, ok := errors.AsType[caddyhttp.HandlerError](err); {
@@ -172,21 +168,6 @@ func (s *response) done(status int) {
 		s.settled = true
 		s.settle(status, s.Header())
 	}
-}
-
-// clientBody sees whether the client breaks off its request.
-type clientBody struct {
-	io.ReadCloser
-	broken atomic.Bool
-}
-
-// Read reads on.
-func (b *clientBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.broken.Store(true)
-	}
-	return n, err
 }
 
 // settle gives back or charges what the outcome asks for. One that the client has broken off gets

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"math"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
 )
 
@@ -213,19 +213,7 @@ func (f fileKeeper) change(ctx context.Context, do func(*settings) error) (setti
 	if err != nil {
 		return set, fmt.Errorf("encoding the plans: %w", err)
 	}
-	if err = os.MkdirAll(filepath.Dir(string(f)), 0o700); err != nil { //nolint:gosec // the data directory and the name of a zone are the configuration's
-		return set, fmt.Errorf("keeping the plans: %w", err)
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(string(f)), ".new-*")
-	if err != nil {
-		return set, fmt.Errorf("keeping the plans: %w", err)
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }() //nolint:gosec // the data directory and the name of a zone are the configuration's
-	_, err = tmp.Write(b)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), string(f)) //nolint:gosec // the data directory and the name of a zone are the configuration's
-	}
-	if err != nil {
+	if err = service.WriteFile(string(f), b, os.Rename); err != nil {
 		return set, fmt.Errorf("keeping the plans: %w", err)
 	}
 	return set, nil

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
@@ -106,12 +104,11 @@ type Percent float64
 
 // ParsePercent reads a number and a percent sign.
 func ParsePercent(s string) (Percent, error) {
-	n, ok := strings.CutSuffix(s, "%")
-	f, err := strconv.ParseFloat(n, 64)
-	if !ok || err != nil || math.IsNaN(f) || f < 0 || f > 100 {
+	share, ok := unit.ParsePercent(s)
+	if !ok {
 		return 0, fmt.Errorf("%q is not a share: write a number from 0 to 100 and a percent sign, such as 90%%", s)
 	}
-	return Percent(f / 100), nil
+	return Percent(share), nil
 }
 
 func (p Percent) String() string { return strconv.FormatFloat(float64(p)*100, 'f', -1, 64) + "%" }
