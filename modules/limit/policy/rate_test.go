@@ -174,6 +174,10 @@ func genPolicy(t *rapid.T, name string) Policy {
 		p.Burst = 0
 		p.Quota = min(p.Quota, int(maxSliding/p.Window.Std().Milliseconds()))
 	}
+	p.Burst = min(p.Burst, int(maxRoom/max(1, int64(p.Window)/int64(p.Quota))))
+	if err := p.Check(); err != nil {
+		t.Fatalf("the generator makes what no configuration can have: %v", err)
+	}
 	return p
 }
 
