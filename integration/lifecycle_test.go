@@ -284,7 +284,7 @@ func TestBadStartsSayWhatToDo(t *testing.T) {
 	for name, tc := range map[string]struct{ config, want string }{
 		"unknown-directive":  {"%s {\n\tlimti 1/1s\n}\n", "Caddyfile:7: unrecognized directive: limti"},
 		"unknown-option":     {"%s {\n\tquota 1/1s {\n\t\tcuont exact\n\t}\n}\n", "cuont"},
-		"not-built-yet":      {"%s {\n\tquota 1/1s {\n\t\tcount exact\n\t}\n}\n", "unknown option of quota: count"},
+		"no-redis-named":     {"%s {\n\tquota 1/1s {\n\t\tcount exact\n\t}\n}\n", "count exact needs a Redis"},
 		"missing-argument":   {"%s {\n\tlimit\n}\n", "Caddyfile:7"},
 		"bad-duration":       {"%s {\n\tlimit 5/1hour\n}\n", "Caddyfile:7"},
 		"impossible-date":    {"%s {\n\tapi_version {\n\t\tfrom path /\n\t\tversion v1 {\n\t\t\tsunset 2027-02-30\n\t\t}\n\t}\n}\n", "2027-02-30"},
