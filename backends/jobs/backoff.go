@@ -22,13 +22,24 @@ type Backoff struct {
 	// jitter), so that jobs that failed together do not come back together.
 	Fixed bool
 	Base  time.Duration
+	// Schedule is the waits after the first, second, … attempt, parted by spaces; the last one also
+	// follows all later attempts. With it the other members are zero.
+	Schedule string
 }
 
-// ParseBackoff reads "exponential DURATION" or "fixed DURATION", with a duration above 0 and up to 1h.
+// ParseBackoff reads "exponential DURATION", "fixed DURATION", with a duration above 0 and up to 1h, or
+// "schedule DURATION...", with up to 100 durations above 0 and up to 24h.
 func ParseBackoff(s string) (Backoff, error) {
 	kind, base, _ := strings.Cut(s, " ")
+	if kind == "schedule" {
+		b := Backoff{Schedule: strings.Join(strings.Fields(base), " ")}
+		if b.Schedule == "" {
+			return Backoff{}, errors.New("backoff schedule needs its waits, such as \"schedule 5s 1m 10m\"")
+		}
+		return b, b.validate()
+	}
 	if kind != "exponential" && kind != "fixed" {
-		return Backoff{}, fmt.Errorf("backoff must be \"exponential DURATION\" or \"fixed DURATION\", such as \"exponential 2s\", not %q", s)
+		return Backoff{}, fmt.Errorf("backoff must be \"exponential DURATION\", \"fixed DURATION\" or \"schedule DURATION...\", such as \"exponential 2s\", not %q", s)
 	}
 	d, err := unit.ParseDuration(base)
 	if err != nil {
@@ -38,7 +49,37 @@ func ParseBackoff(s string) (Backoff, error) {
 	return b, b.validate()
 }
 
+// The bounds of an explicit schedule.
+const (
+	maxSteps = 100
+	maxStep  = 24 * time.Hour
+)
+
+// steps are the waits of an explicit schedule.
+func (b Backoff) steps() ([]time.Duration, error) {
+	words := strings.Fields(b.Schedule)
+	if len(words) > maxSteps {
+		return nil, fmt.Errorf("backoff schedule has %d waits, at most %d", len(words), maxSteps)
+	}
+	all := make([]time.Duration, len(words))
+	for i, w := range words {
+		d, err := unit.ParseDuration(w)
+		if err != nil {
+			return nil, fmt.Errorf("backoff: %w", err)
+		}
+		if d <= 0 || d.Std() > maxStep {
+			return nil, fmt.Errorf("each wait of a backoff schedule must be above 0 and at most %s, not %s", maxStep, w)
+		}
+		all[i] = d.Std()
+	}
+	return all, nil
+}
+
 func (b Backoff) validate() error {
+	if b.Schedule != "" {
+		_, err := b.steps()
+		return err
+	}
 	if b.Base <= 0 || b.Base > maxBackoff {
 		return fmt.Errorf("backoff must be above 0 and at most %s, not %s", maxBackoff, b.Base)
 	}
@@ -46,6 +87,9 @@ func (b Backoff) validate() error {
 }
 
 func (b Backoff) String() string {
+	if b.Schedule != "" {
+		return "schedule " + b.Schedule
+	}
 	if b.Fixed {
 		return "fixed " + b.Base.String()
 	}
@@ -68,6 +112,9 @@ func (b *Backoff) UnmarshalText(text []byte) (err error) {
 
 // bound is the longest wait after the given attempt, the first being 1.
 func (b Backoff) bound(attempt int) time.Duration {
+	if all, err := b.steps(); err == nil && len(all) > 0 {
+		return all[min(max(attempt, 1), len(all))-1]
+	}
 	if b.Fixed {
 		return b.Base
 	}
@@ -84,7 +131,7 @@ func (b Backoff) bound(attempt int) time.Duration {
 // wait is a wait after the given attempt.
 func (b Backoff) wait(attempt int) time.Duration {
 	d := b.bound(attempt)
-	if b.Fixed {
+	if b.Fixed || b.Schedule != "" {
 		return d
 	}
 	return rand.N(d + 1)

@@ -43,26 +43,44 @@ type Config struct {
 type Queue struct {
 	// Target is the http or https URL that jobs are pushed to. Default: none, so each job names its own.
 	Target string `json:"target,omitempty"`
-	// Concurrency is how many jobs of the queue run at once, 1 to 10000. Default: 10.
+	// Pull says that workers lease the jobs over HTTP; none is pushed, and Target must be empty.
+	Pull bool `json:"pull,omitempty"`
+	// Concurrency is how many jobs of the queue run at once, over all instances, 1 to 10000. Default: 10.
 	Concurrency int `json:"concurrency,omitempty"`
+	// Rate bounds how many jobs start in a time, over all instances. Default: no bound.
+	Rate Rate `json:"rate,omitzero"`
+	// KeyConcurrency is Concurrency for the jobs of one key. Default: no bound of its own.
+	KeyConcurrency int `json:"key_concurrency,omitempty"`
+	// KeyRate is Rate for the jobs of one key. Default: no bound.
+	KeyRate Rate `json:"key_rate,omitzero"`
+	// Waiting is how many jobs may wait; more are refused with 429. Default: no bound.
+	Waiting int `json:"waiting,omitempty"`
+	// KeyWaiting is Waiting for the jobs of one key. Default: no bound.
+	KeyWaiting int `json:"key_waiting,omitempty"`
 	// Attempts is how many times a job is tried before it is dead, 1 to 1000. Default: 5.
 	Attempts int `json:"attempts,omitempty"`
-	// Backoff is the wait after a failed attempt: "exponential DURATION" or "fixed DURATION".
-	// Default: "exponential 2s".
+	// Backoff is the wait after a failed attempt: "exponential DURATION", "fixed DURATION" or
+	// "schedule DURATION...". Default: "exponential 2s".
 	Backoff Backoff `json:"backoff,omitzero"`
 	// Timeout is how long one attempt may take, up to 24h. Default: 30s.
 	Timeout unit.Duration `json:"timeout,omitempty"`
-	// Keep is how many finished jobs are kept for inspection.
+	// MaxAge is how long after its first due time a job is still tried; then it is dead. Default: no bound.
+	MaxAge unit.Duration `json:"max_age,omitempty"`
+	// Keep is how many finished jobs are kept for inspection, and how long.
 	Keep Keep `json:"keep,omitzero"`
 }
 
-// Keep is how many finished jobs of a queue are kept; the oldest beyond it are deleted within a
-// minute. A completed job whose unique key is still remembered is kept regardless.
+// Keep is how many finished jobs of a queue are kept, and how long; what is beyond either is deleted
+// within a minute, the oldest first. A completed job whose unique key is still remembered is kept regardless.
 type Keep struct {
 	// Completed is the number of completed jobs. 0 keeps none. Default: 1000.
 	Completed *int `json:"completed,omitempty"`
+	// CompletedFor is how long a completed job is kept at most. Default: no bound.
+	CompletedFor unit.Duration `json:"completed_for,omitempty"`
 	// Failed is the number of dead jobs, and the number of cancelled ones. 0 keeps none. Default: 5000.
 	Failed *int `json:"failed,omitempty"`
+	// FailedFor is how long a dead or cancelled job is kept at most. Default: no bound.
+	FailedFor unit.Duration `json:"failed_for,omitempty"`
 }
 
 func (k Keep) completed() int { return or(k.Completed, 1000) }
@@ -136,6 +154,24 @@ func (q Queue) validate(name string) error {
 	if q.Attempts < 0 || q.Attempts > maxAttempts {
 		say("attempts must be from 1 to %d, not %d", maxAttempts, q.Attempts)
 	}
+	if q.Pull && q.Target != "" {
+		say("a pull queue has no target, remove one of the two")
+	}
+	if q.KeyConcurrency < 0 || q.KeyConcurrency > maxConcurrency {
+		say("key_concurrency must be from 1 to %d, not %d", maxConcurrency, q.KeyConcurrency)
+	}
+	if err := q.Rate.validate(); err != nil {
+		say("rate: %v", err)
+	}
+	if err := q.KeyRate.validate(); err != nil {
+		say("key_rate: %v", err)
+	}
+	if q.Waiting < 0 || q.KeyWaiting < 0 {
+		say("waiting and key_waiting must not be negative")
+	}
+	if q.MaxAge < 0 || q.MaxAge.Std() > maxAhead {
+		say("max_age must be at most %s, not %s", unit.Duration(maxAhead), q.MaxAge)
+	}
 	if q.Backoff != (Backoff{}) {
 		if err := q.Backoff.validate(); err != nil {
 			say("%v", err)
@@ -144,7 +180,7 @@ func (q Queue) validate(name string) error {
 	if q.Timeout < 0 || q.Timeout.Std() > maxTimeout {
 		say("timeout must be at most %s, not %s", maxTimeout, q.Timeout)
 	}
-	if q.Keep.completed() < 0 || q.Keep.failed() < 0 {
+	if q.Keep.completed() < 0 || q.Keep.failed() < 0 || q.Keep.CompletedFor < 0 || q.Keep.FailedFor < 0 {
 		say("keep must not be negative")
 	}
 	if len(wrong) == 0 {

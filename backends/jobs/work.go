@@ -22,12 +22,23 @@ const (
 // pushArgs is a job that is pushed to a URL. They are stored, so members are only added.
 type pushArgs struct {
 	// Target is the job's own; empty stands for the queue's at the time of the push.
-	Target    string        `json:"target,omitempty"`
-	Body      []byte        `json:"body"`
-	Header    http.Header   `json:"header,omitempty"`
-	UniqueKey string        `json:"unique_key,omitempty"`
-	Backoff   Backoff       `json:"backoff,omitzero"`
-	Timeout   unit.Duration `json:"timeout,omitempty"`
+	Target    string      `json:"target,omitempty"`
+	Body      []byte      `json:"body"`
+	Header    http.Header `json:"header,omitempty"`
+	UniqueKey string      `json:"unique_key,omitempty"`
+	// UniqueScope is "all" if the unique key counts over all queues. UniqueTTL is how long after its
+	// completion the job holds the key, nil for the default.
+	UniqueScope string         `json:"unique_scope,omitempty"`
+	UniqueTTL   *unit.Duration `json:"unique_ttl,omitempty"`
+	// Key is the tenant: between keys jobs are fetched in turn. Empty for a job without one.
+	Key      string        `json:"key,omitempty"`
+	Callback string        `json:"callback,omitempty"`
+	Backoff  Backoff       `json:"backoff,omitzero"`
+	Timeout  unit.Duration `json:"timeout,omitempty"`
+	MaxAge   unit.Duration `json:"max_age,omitempty"`
+	// Schedule names the schedule that made the job, ScheduledFor the tick.
+	Schedule     string     `json:"schedule,omitempty"`
+	ScheduledFor *time.Time `json:"scheduled_for,omitempty"`
 }
 
 func (pushArgs) Kind() string { return "push" }

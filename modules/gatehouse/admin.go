@@ -2,11 +2,17 @@ package gatehouse
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
-func init() { caddy.RegisterModule(healthAPI{}) }
+func init() {
+	caddy.RegisterModule(healthAPI{})
+	caddy.RegisterModule(backendsAPI{})
+}
 
 // healthAPI adds the probes to Caddy's admin endpoint: GET /livez (the process answers), /startupz (a
 // configuration is at work) and /readyz[?verbose] (requests should be sent here). It keeps no state:
@@ -62,5 +68,48 @@ func readiness(active caddy.Context, exiting bool, r *http.Request) health {
 	return app.(*App).health(r.Context())
 }
 
+// backendsAPI puts the HTTP API of each hosted backend on Caddy's admin endpoint, for the commands of
+// the gateway: /gatehouse/backends/NAME/PATH is PATH of the backend NAME. Whoever may use the admin
+// endpoint may do everything anyway, so no subject is asked for.
+type backendsAPI struct{}
+
+// CaddyModule is the module's registration.
+func (backendsAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "admin.api.gatehouse_backends", New: func() caddy.Module { return new(backendsAPI) }}
+}
+
+const backendsPath = "/gatehouse/backends/"
+
+// Routes are the backends.
+func (*backendsAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: backendsPath, Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, backendsPath), "/")
+		h, err := hostedBackend(name)
+		if err != nil {
+			problem.Write(w, r, err)
+			return nil
+		}
+		http.StripPrefix(backendsPath+name, h).ServeHTTP(w, r)
+		return nil
+	})}}
+}
+
+// hostedBackend is the handler of a backend of the active configuration.
+func hostedBackend(name string) (http.Handler, error) {
+	if active := caddy.ActiveContext(); active.Context != nil {
+		if app, err := active.AppIfConfigured("gatehouse"); err == nil {
+			if host := app.(*App).host.Load(); host != nil {
+				if h, err := host.Handler(name); err == nil {
+					return h, nil
+				}
+			}
+		}
+	}
+	return nil, problem.New(problem.NotFound, "The running configuration has no backend %.40q: name it in the global options, such as gatehouse { backend jobs }, or mount it with the directive backend.", name)
+}
+
 // Interface guards
-var _ caddy.AdminRouter = (*healthAPI)(nil)
+var (
+	_ caddy.AdminRouter = (*healthAPI)(nil)
+	_ caddy.AdminRouter = (*backendsAPI)(nil)
+)
