@@ -41,6 +41,10 @@ bench-wire: build ## measure against plain Caddy on the wire, side by side (abou
 	python3 $(BENCH_PY) pair $(WIRE) --scenarios hs_rl_rot,rs_rl_rot,es_rl_rot,rl_429 --contestants same-gogc,as-shipped \
 		--add same-gogc=bin/gatehouse,integration/bench,GOGC=100 --add as-shipped=bin/gatehouse,integration/bench
 
+# cmd/gatehouse/default.pgo is what the compiler optimises by. Make it anew when the path of a request has
+# changed: take /debug/pprof/profile of the admin endpoint in each scenario of bench-wire, and merge them
+# with `go tool pprof -proto -output cmd/gatehouse/default.pgo FILE...`.
+
 lint: bin/golangci-lint ## run the linters of .golangci.yml
 	$(GOBIN)/golangci-lint run ./...
 

@@ -15,7 +15,7 @@ import (
 // asserted: a test must not depend on how busy the machine is.
 func TestExampleIsSmallWhenIdle(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "gatehouse")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-w -s", "-tags", "nobadger,nomysql,nopgx",
+	build := exec.CommandContext(t.Context(), "go", "build", "-pgo=off", "-trimpath", "-ldflags", "-w -s", "-tags", "nobadger,nomysql,nopgx",
 		"-o", bin, module+"cmd/gatehouse") // as it ships: the race detector multiplies memory
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
