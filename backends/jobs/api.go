@@ -1,38 +1,51 @@
 package jobs
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
+	"io"
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
-// pauseWait bounds how long the answer to a pause waits for the fetcher to stop.
-const pauseWait = time.Second
+// listTime bounds a list, a group or a page of a bulk change: a search reads what it must.
+const listTime = 10 * time.Second
 
 func (s *Service) routes() *httpapi.Router {
 	rt := httpapi.NewRouter(s.log)
 	rt.Handle(http.MethodPost, "/jobs", s.postJob)
 	rt.Handle(http.MethodGet, "/jobs", s.getJobs)
+	rt.Handle(http.MethodPost, "/jobs/batch", s.postBatch)
+	rt.Handle(http.MethodGet, "/jobs/groups", s.getGroups)
+	rt.Handle(http.MethodPost, "/jobs/retry", s.retryJobs)
+	rt.Handle(http.MethodPost, "/jobs/cancel", s.cancelJobs)
 	rt.Handle(http.MethodGet, "/jobs/{id}", s.getJob)
+	rt.Handle(http.MethodPut, "/jobs/{id}", s.putJob)
 	rt.Handle(http.MethodDelete, "/jobs/{id}", s.deleteJob)
 	rt.Handle(http.MethodPost, "/jobs/{id}/retry", s.retryJob)
+	rt.Handle(http.MethodPost, "/jobs/{id}/heartbeat", s.postHeartbeat)
+	rt.Handle(http.MethodPost, "/jobs/{id}/complete", s.postComplete)
+	rt.Handle(http.MethodPost, "/jobs/{id}/fail", s.postFail)
 	rt.Handle(http.MethodGet, "/queues", s.getQueues)
+	rt.Handle(http.MethodGet, "/queues/{queue}", s.getQueue)
 	rt.Handle(http.MethodPost, "/queues/{queue}/pause", s.pauseQueue)
 	rt.Handle(http.MethodPost, "/queues/{queue}/resume", s.resumeQueue)
+	rt.Handle(http.MethodPost, "/queues/{queue}/drain", s.drainQueue)
+	rt.Handle(http.MethodPost, "/queues/{queue}/lease", s.postLease)
+	s.scheduleRoutes(rt)
 	return rt
 }
 
@@ -46,24 +59,82 @@ type Receipt struct {
 	Cancelling bool `json:"cancelling,omitempty"`
 }
 
+func (i inserted) receipt() Receipt {
+	return Receipt{ID: itoa(i.id), State: i.state, Duplicate: i.duplicate}
+}
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// decode is httpapi.DecodeJSON for a body that was read.
+func decode(w http.ResponseWriter, r *http.Request, body []byte, v any) error {
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return httpapi.DecodeJSON(w, r, int64(len(body)), v)
+}
+
+// traceOf is the header that a job hands on, nil without a valid one.
+func traceOf(r *http.Request) http.Header {
+	if t := r.Header.Get("Traceparent"); validTraceparent(t) {
+		return http.Header{"Traceparent": {t}}
+	}
+	return nil
+}
+
 func (s *Service) postJob(w http.ResponseWriter, r *http.Request) error {
+	body, err := httpapi.ReadBody(w, r, maxRequest)
+	if err != nil {
+		return err
+	}
 	var q request
-	if err := httpapi.DecodeJSON(w, r, maxRequest, &q); err != nil {
+	if err = decode(w, r, body, &q); err != nil {
 		return err
 	}
 	o, err := s.check(&q, time.Now())
 	if err != nil {
 		return err
 	}
-	if t := r.Header.Get("Traceparent"); validTraceparent(t) {
-		o.args.Header = http.Header{"Traceparent": {t}}
+	o.args.Header = traceOf(r)
+	if o.idempotency, err = idempotencyOf(r, "POST /jobs", body); err != nil {
+		return err
 	}
-	id, state, duplicate, err := s.insert(r.Context(), o)
+	all, err := s.place(r, []order{o})
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Location", "/jobs/"+strconv.FormatInt(id, 10))
-	return httpapi.WriteJSON(w, http.StatusAccepted, Receipt{ID: strconv.FormatInt(id, 10), State: state, Duplicate: duplicate})
+	if all[0].replayed {
+		w.Header().Set("Idempotency-Replayed", "true")
+	}
+	receipt := all[0].receipt()
+	w.Header().Set("Location", "/jobs/"+receipt.ID)
+	return httpapi.WriteJSON(w, http.StatusAccepted, receipt)
+}
+
+// place inserts the orders of one request, all or none. What an Idempotency-Key has been answered
+// before is answered again, whatever may have happened to the queue since.
+func (s *Service) place(r *http.Request, orders []order) ([]inserted, error) {
+	ctx := r.Context()
+	if orders[0].idempotency != nil {
+		all := make([]inserted, len(orders))
+		for i := range orders {
+			first, found, err := orders[i].idempotency.replay(ctx, s.db.Read)
+			if err != nil {
+				return nil, err
+			}
+			if !found {
+				break
+			}
+			if all[i] = first; i == len(orders)-1 {
+				return all, nil
+			}
+		}
+	}
+	if err := s.admit(ctx, orders); err != nil {
+		return nil, err
+	}
+	if len(orders) > 1 {
+		return s.insertAll(ctx, orders)
+	}
+	made, err := s.insert(ctx, orders[0])
+	return []inserted{made}, err
 }
 
 func (s *Service) getJob(w http.ResponseWriter, r *http.Request) error {
@@ -75,7 +146,15 @@ func (s *Service) getJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	w.Header().Set("Etag", etag(v))
 	return httpapi.WriteJSON(w, http.StatusOK, v)
+}
+
+// etag names the job as v shows it.
+func etag(v View) string {
+	b, _ := json.Marshal(v) //nolint:errchkjson // what is shown always encodes
+	sum := sha256.Sum256(b)
+	return `"` + hex.EncodeToString(sum[:12]) + `"`
 }
 
 func jobID(r *http.Request) (int64, error) {
@@ -96,14 +175,15 @@ func (s *Service) getJobs(w http.ResponseWriter, r *http.Request) error {
 			return problem.New(problem.InvalidRequest, "cursor is not one that this list gave out.")
 		}
 	}
-	q := r.URL.Query()
-	queue, state := q.Get("queue"), q.Get("state")
-	if _, ok := engineStates[state]; !ok && state != "" {
-		return problem.New(problem.InvalidRequest, "state must be one of: %s.", strings.Join(slices.Sorted(maps.Keys(engineStates)), ", "))
-	}
-	items, err := s.list(r.Context(), queue, state, before, limit+1)
+	f, err := filterOf(r.URL.Query())
 	if err != nil {
 		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), listTime)
+	defer cancel()
+	items, err := s.list(ctx, f, before, limit+1)
+	if err != nil {
+		return slow(ctx, err)
 	}
 	page := httpapi.Page[View]{Items: items}
 	if len(items) > limit {
@@ -112,42 +192,77 @@ func (s *Service) getJobs(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WriteJSON(w, http.StatusOK, page)
 }
 
+// slow is err, or what to do about a search that took too long.
+func slow(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return problem.New(problem.Unavailable, "The search took longer than %s: narrow it by queue, state, since and until.", listTime).Because(err)
+	}
+	return err
+}
+
 func (s *Service) retryJob(w http.ResponseWriter, r *http.Request) error {
 	id, err := jobID(r)
 	if err != nil {
 		return err
 	}
-	var row *rivertype.JobRow
+	payload, err := retryPayload(w, r)
+	if err != nil {
+		return err
+	}
+	var queue string
 	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
-		state, queue, key, err := lookUp(r.Context(), tx, id)
+		state, q, err := s.lookUp(r.Context(), tx, id)
 		if err != nil {
 			return err
 		}
-		if state == stateRunning {
+		if queue = q; state == stateRunning {
 			return problem.New(problem.Conflict, "The job %d is running, so there is nothing to retry yet.", id)
 		}
-		if key != "" {
-			other, _, err := holder(r.Context(), tx, queue, key)
-			if err != nil {
-				return err
-			}
-			if other != 0 && other != id {
-				return problem.New(problem.Conflict, "The job %d has taken over the unique key of this one.", other)
-			}
-			if err = hold(r.Context(), tx, queue, key, id); err != nil {
+		if payload != nil {
+			if err = s.editTx(r.Context(), tx, id, q, payload); err != nil {
 				return err
 			}
 		}
-		if row, err = s.river.JobRetryTx(r.Context(), tx, id); err != nil {
-			return fmt.Errorf("retrying a job: %w", err)
+		_, others, err := s.retryTx(r.Context(), tx, []int64{id}, "")
+		if err == nil && len(others) > 0 {
+			return problem.New(problem.Conflict, "The job %d has taken over the unique key of this one.", others[0])
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	s.wake.poke(row.Queue)
-	return httpapi.WriteJSON(w, http.StatusAccepted, Receipt{ID: strconv.FormatInt(id, 10), State: stateQueued})
+	s.wakeQueue(queue)
+	return httpapi.WriteJSON(w, http.StatusAccepted, Receipt{ID: itoa(id), State: stateQueued})
+}
+
+// retryPayload reads the body of a retry, which may be absent. It is nil if it has no payload.
+func retryPayload(w http.ResponseWriter, r *http.Request) (json.RawMessage, error) {
+	body, err := httpapi.ReadBody(w, r, maxRequest)
+	if err != nil || len(body) == 0 {
+		return nil, err
+	}
+	var edit struct {
+		Payload json.RawMessage `json:"payload"`
+	}
+	if err = decode(w, r, body, &edit); err != nil || edit.Payload == nil {
+		return nil, err
+	}
+	return edit.Payload, checkPayload(edit.Payload)
+}
+
+// wakeQueue has the due jobs of a queue fetched.
+func (s *Service) wakeQueue(queue string) {
+	s.wake.poke(queue)
+	s.bells.ring(queue)
+}
+
+// wakeQueueAt is wakeQueue at a time, unless the engine's scheduler sees to it.
+func (s *Service) wakeQueueAt(at time.Time, queue string) {
+	if time.Until(at) < scheduleAhead {
+		s.wake.pokeAt(at, queue)
+		s.bells.ringAt(at, queue)
+	}
 }
 
 func (s *Service) deleteJob(w http.ResponseWriter, r *http.Request) error {
@@ -157,7 +272,7 @@ func (s *Service) deleteJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	var row *rivertype.JobRow
 	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
-		state, queue, _, err := lookUp(r.Context(), tx, id)
+		state, queue, err := s.lookUp(r.Context(), tx, id)
 		if err != nil {
 			return err
 		}
@@ -176,115 +291,23 @@ func (s *Service) deleteJob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.wake.look()
-	receipt := Receipt{ID: strconv.FormatInt(id, 10), State: stateCancelled}
+	receipt := Receipt{ID: itoa(id), State: stateCancelled}
 	if row.State == rivertype.JobStateRunning {
 		receipt.State, receipt.Cancelling = stateRunning, true
 		return httpapi.WriteJSON(w, http.StatusAccepted, receipt)
 	}
+	s.callbacks.poke()
 	return httpapi.WriteJSON(w, http.StatusOK, receipt)
 }
 
-// lookUp reads what a change of the job depends on.
-func lookUp(ctx context.Context, tx *sql.Tx, id int64) (state, queue, key string, err error) {
-	err = tx.QueryRowContext(ctx, "SELECT "+userState+", j.queue, coalesce(j.args ->> '$.unique_key', '') FROM river_job j WHERE j.id = ?", id).
-		Scan(&state, &queue, &key)
+// lookUp locks the job and reads what a change of it depends on.
+func (s *Service) lookUp(ctx context.Context, tx *sql.Tx, id int64) (state, queue string, err error) {
+	err = tx.QueryRowContext(ctx, "SELECT "+s.q.userState()+", j.queue FROM river_job j WHERE j.id = $1"+s.q.forUpdate(), id).Scan(&state, &queue)
 	if errors.Is(err, sql.ErrNoRows) {
-		return "", "", "", noJob(id)
+		return "", "", noJob(id)
 	}
 	if err != nil {
-		return "", "", "", fmt.Errorf("reading a job: %w", err)
+		return "", "", fmt.Errorf("reading a job: %w", err)
 	}
-	return state, queue, key, nil
-}
-
-func (s *Service) getQueues(w http.ResponseWriter, r *http.Request) error {
-	counts, err := s.counts(r.Context())
-	if err != nil {
-		return err
-	}
-	paused, err := s.paused(r.Context())
-	if err != nil {
-		return err
-	}
-	page := httpapi.Page[QueueView]{Items: []QueueView{}}
-	for name := range s.queues {
-		if counts[name] == nil {
-			counts[name] = map[string]int{}
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		q := s.queues[name]
-		v := QueueView{Name: name, Target: q.Target, Concurrency: q.Concurrency, Paused: paused[name], Counts: map[string]int{}}
-		for state := range engineStates {
-			v.Counts[state] = counts[name][state]
-		}
-		page.Items = append(page.Items, v)
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, page)
-}
-
-// pauseQueue stops the fetching of a queue; what runs runs on. The answer waits until this process
-// fetches no more.
-func (s *Service) pauseQueue(w http.ResponseWriter, r *http.Request) error {
-	name, err := s.knownQueue(r)
-	if err != nil {
-		return err
-	}
-	paused, err := s.paused(r.Context())
-	if err != nil {
-		return err
-	}
-	if !paused[name] {
-		stopped, cancel := s.river.Subscribe(river.EventKindQueuePaused)
-		defer cancel()
-		if err = s.river.QueuePause(r.Context(), name, nil); err != nil {
-			return fmt.Errorf("pausing a queue: %w", err)
-		}
-		s.wake.look()
-		if s.running.Load() {
-			await(r.Context(), stopped, name)
-		}
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"name": name, "paused": true})
-}
-
-// await waits for the event of the queue, but no longer than pauseWait.
-func await(ctx context.Context, events <-chan *river.Event, queue string) {
-	late := time.NewTimer(pauseWait)
-	defer late.Stop()
-	for {
-		select {
-		case e, open := <-events:
-			if !open || e.Queue != nil && e.Queue.Name == queue {
-				return
-			}
-		case <-late.C:
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (s *Service) resumeQueue(w http.ResponseWriter, r *http.Request) error {
-	name, err := s.knownQueue(r)
-	if err != nil {
-		return err
-	}
-	if err = s.river.QueueResume(r.Context(), name, nil); err != nil {
-		return fmt.Errorf("resuming a queue: %w", err)
-	}
-	s.wake.look()
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"name": name, "paused": false})
-}
-
-func (s *Service) knownQueue(r *http.Request) (string, error) {
-	name := r.PathValue("queue")
-	if name == internalQueue {
-		return "", problem.New(problem.Forbidden, "The queue internal is the other backends' own and goes on.")
-	}
-	if _, ok := s.queues[name]; !ok {
-		return "", problem.New(problem.NotFound, "There is no queue of that name, known are: %s.", strings.Join(slices.Sorted(maps.Keys(s.queues)), ", "))
-	}
-	return name, nil
+	return state, queue, nil
 }

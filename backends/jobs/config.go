@@ -37,6 +37,8 @@ type Config struct {
 	// HOST:PORT. The host and port of each queue's target are allowed as well. No other address is
 	// ever dialled. Default: none.
 	Allow []string `json:"allow,omitempty"`
+	// Schedules are the schedules by name; names are like those of queues.
+	Schedules map[string]Schedule `json:"schedules,omitempty"`
 }
 
 // Queue is the configuration of one queue.
@@ -130,7 +132,7 @@ func (c Config) Validate() error {
 			return err
 		}
 	}
-	return nil
+	return c.validateSchedules()
 }
 
 func (q Queue) validate(name string) error {

@@ -5,32 +5,93 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riverdatabasesql"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
-
-	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-// driver is River's SQLite driver with another listener. The original polls its outbox every 50 ms
-// through the pool that writes, which here is a single connection. All that writes is in this
-// process, so ours is woken by it, and polls seldom and on the reading pool.
+// driver is River's driver of the database with our fetch, see gate.go, and another listener. River's
+// own for SQLite polls its outbox every 50 ms through the pool that writes, which is a single
+// connection. All that writes to SQLite is in this process, so ours is woken by it, and polls seldom
+// and on the reading pool. On PostgreSQL ours is River's, which also hears what this process says.
 type driver struct {
-	*riversqlite.Driver
-	read *sql.DB
-	wake *waker
+	riverdriver.Driver[*sql.Tx]
+	s *Service
 }
 
-func newDriver(db *sqldb.DB, wake *waker) *driver {
-	return &driver{Driver: riversqlite.New(db.Write), read: db.Read, wake: wake}
+// newDriver is the driver of the database of s. What it opens for itself is closed with s.
+func newDriver(s *Service) (*driver, error) {
+	if !s.db.Postgres() {
+		return &driver{riversqlite.New(s.db.Write), s}, nil
+	}
+	pool, err := s.db.Listener(context.Background())
+	if err != nil {
+		return nil, fmt.Errorf("making the listener of the jobs engine: %w", err)
+	}
+	s.listener = pool
+	return &driver{riverdatabasesql.NewWithPgxListener(s.db.Write, pool), s}, nil
 }
+
+// GetExecutor gives the engine its access to the database.
+func (d *driver) GetExecutor() riverdriver.Executor { return executor{d.Driver.GetExecutor(), d.s} }
 
 // GetListener gives the notifier its listener.
 func (d *driver) GetListener(params *riverdriver.GetListenenerParams) riverdriver.Listener {
-	return &listener{read: d.read, wake: d.wake, schema: params.Schema}
+	if d.s.db.Postgres() {
+		return &pgListener{Listener: d.Driver.GetListener(params), wake: d.s.wake}
+	}
+	return &listener{read: d.s.db.Read, wake: d.s.wake, schema: params.Schema}
+}
+
+// pgListener hears what PostgreSQL notifies, from all instances, and what the waker has.
+type pgListener struct {
+	riverdriver.Listener
+	wake *waker
+}
+
+// WaitForNotification returns what the database or the waker has next.
+func (l *pgListener) WaitForNotification(ctx context.Context) (*riverdriver.Notification, error) {
+	for {
+		wait, stop := context.WithCancel(ctx)
+		woken, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			select {
+			case <-l.wake.signal:
+				close(woken)
+				stop()
+			case <-wait.Done():
+			}
+		}()
+		n, err := l.Listener.WaitForNotification(wait)
+		stop()
+		<-ended
+		var queue string
+		select {
+		case <-woken:
+			queue, _ = l.wake.next() // the outbox is the server's
+		default:
+		}
+		if err == nil || ctx.Err() != nil {
+			if queue != "" {
+				l.wake.poke(queue)
+			}
+			return n, err
+		}
+		if queue == "" {
+			if wait.Err() != nil && errors.Is(err, context.Canceled) {
+				continue // woken for the outbox alone
+			}
+			return nil, err
+		}
+		payload, err := json.Marshal(map[string]string{"queue": queue})
+		return &riverdriver.Notification{Topic: insertTopic, Payload: string(payload)}, err
+	}
 }
 
 const (
@@ -46,15 +107,21 @@ const (
 // waker collects what the listener shall see to now.
 type waker struct {
 	mu     sync.Mutex
-	queues []string      // whose fetcher should look for jobs
-	outbox bool          // whether to look into the outbox
-	signal chan struct{} // holds one token while there is anything to see to
+	queues []string           // whose fetcher should look for jobs
+	outbox bool               // whether to look into the outbox
+	signal chan struct{}      // holds one token while there is anything to see to
+	heard  func(queue string) // hears each poke, nil for nobody
 }
 
 func newWaker() *waker { return &waker{signal: make(chan struct{}, 1)} }
 
 // poke wakes the fetchers of the queues. It never blocks.
 func (w *waker) poke(queues ...string) {
+	if w.heard != nil {
+		for _, q := range queues {
+			w.heard(q)
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, q := range queues {

@@ -2,14 +2,11 @@ package jobs
 
 import (
 	"cmp"
-	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
-	"net/http"
 	"regexp"
 	"slices"
 	"strconv"
@@ -40,16 +37,21 @@ const (
 
 // request is the body of POST /jobs.
 type request struct {
-	Queue     string          `json:"queue"`
-	Payload   json.RawMessage `json:"payload"`
-	Target    string          `json:"target"`
-	RunAt     string          `json:"run_at"`
-	Delay     string          `json:"delay"`
-	Priority  *int            `json:"priority"`
-	UniqueKey *string         `json:"unique_key"`
-	Attempts  *int            `json:"attempts"`
-	Backoff   string          `json:"backoff"`
-	Timeout   string          `json:"timeout"`
+	Queue       string          `json:"queue"`
+	Payload     json.RawMessage `json:"payload"`
+	Target      string          `json:"target"`
+	RunAt       string          `json:"run_at"`
+	Delay       string          `json:"delay"`
+	Priority    *int            `json:"priority"`
+	Key         *string         `json:"key"`
+	UniqueKey   *string         `json:"unique_key"`
+	UniqueScope string          `json:"unique_scope"`
+	UniqueTTL   string          `json:"unique_ttl"`
+	Attempts    *int            `json:"attempts"`
+	Backoff     string          `json:"backoff"`
+	Timeout     string          `json:"timeout"`
+	MaxAge      string          `json:"max_age"`
+	Callback    string          `json:"callback"`
 }
 
 // order is a checked request: what is inserted.
@@ -57,46 +59,78 @@ type order struct {
 	args  pushArgs
 	queue string
 	opts  river.InsertOpts
-	// now says that the job is due at once.
-	now bool
+	// idempotency is the Idempotency-Key that the order came with, nil without one.
+	idempotency *idempotency
+}
+
+func unfit(format string, args ...any) error {
+	return problem.New(problem.Unprocessable, format, args...)
 }
 
 // check turns the request into an order or says what is wrong with it.
 func (s *Service) check(q *request, now time.Time) (o order, err error) {
-	unfit := func(format string, args ...any) (order, error) {
-		return order{}, problem.New(problem.Unprocessable, format, args...)
-	}
 	queue := cmp.Or(q.Queue, defaultQueue)
 	settings, ok := s.queues[queue]
 	if !ok || queue == internalQueue {
-		return unfit("There is no queue of that name, known are: %s.", s.publicQueues())
+		return order{}, unfit("There is no queue of that name, known are: %s.", s.publicQueues())
 	}
-	switch {
-	case q.Payload == nil:
-		return unfit("payload is required; it may be any JSON, also null.")
-	case len(q.Payload) > maxPayload:
-		return order{}, problem.New(problem.ContentTooLarge, "payload must not be larger than %d bytes.", maxPayload)
-	case !utf8.Valid(q.Payload):
-		return order{}, problem.New(problem.InvalidRequest, "payload must be valid UTF-8.")
+	if err = checkPayload(q.Payload); err != nil {
+		return order{}, err
 	}
-	o = order{queue: queue, args: pushArgs{Target: q.Target, Body: q.Payload}}
+	o = order{queue: queue, args: pushArgs{Target: q.Target, Callback: q.Callback, Body: q.Payload}}
 	o.opts = river.InsertOpts{Queue: queue, MaxAttempts: settings.Attempts}
-	if q.Target == "" && settings.Target == "" {
-		return unfit("The queue %s has no target of its own, so the job must name one in target.", queue)
-	}
-	if q.Target != "" {
-		u, err := parseTarget(q.Target)
-		if err != nil {
-			return unfit("target %v.", err)
-		}
-		if !s.targets.permits(u) {
-			return unfit("target: the host %q is not allowed. Name it in the configuration of the jobs backend, such as: allow %s", u.Host, u.Host)
-		}
+	if err = s.checkTargets(q, settings, queue); err != nil {
+		return order{}, err
 	}
 	if o.opts.ScheduledAt, err = runAt(q, now); err != nil {
-		return unfit("%v.", err)
+		return order{}, unfit("%v.", err)
 	}
-	o.now = o.opts.ScheduledAt.IsZero()
+	if err = q.limits(&o); err != nil {
+		return order{}, err
+	}
+	if err = q.keys(&o.args); err != nil {
+		return order{}, err
+	}
+	return o, nil
+}
+
+func checkPayload(payload json.RawMessage) error {
+	switch {
+	case payload == nil:
+		return unfit("payload is required; it may be any JSON, also null.")
+	case len(payload) > maxPayload:
+		return problem.New(problem.ContentTooLarge, "payload must not be larger than %d bytes.", maxPayload)
+	case !utf8.Valid(payload):
+		return problem.New(problem.InvalidRequest, "payload must be valid UTF-8.")
+	}
+	return nil
+}
+
+// checkTargets looks at the URLs of the request.
+func (s *Service) checkTargets(q *request, settings Queue, queue string) error {
+	switch {
+	case settings.Pull && q.Target != "":
+		return unfit("The jobs of the queue %s are leased by workers, so target must be absent.", queue)
+	case !settings.Pull && q.Target == "" && settings.Target == "":
+		return unfit("The queue %s has no target of its own, so the job must name one in target.", queue)
+	}
+	for _, member := range []struct{ name, url string }{{"target", q.Target}, {"callback", q.Callback}} {
+		if member.url == "" {
+			continue
+		}
+		u, err := parseTarget(member.url)
+		if err != nil {
+			return unfit("%s %v.", member.name, err)
+		}
+		if !s.targets.permits(u) {
+			return unfit("%s: the host %q is not allowed. Name it in the configuration of the jobs backend, such as: allow %s", member.name, u.Host, u.Host)
+		}
+	}
+	return nil
+}
+
+// limits puts the numbers and times of the request into the order.
+func (q *request) limits(o *order) (err error) {
 	if p := q.Priority; p != nil {
 		if *p < 1 || *p > 4 {
 			return unfit("priority must be from 1, the first to run, to 4.")
@@ -120,13 +154,67 @@ func (s *Service) check(q *request, now time.Time) (o order, err error) {
 			return unfit("timeout must be a duration above 0 and at most 24h, such as \"30s\".")
 		}
 	}
-	if k := q.UniqueKey; k != nil {
-		if *k == "" || len(*k) > maxKey || !utf8.ValidString(*k) || strings.ContainsFunc(*k, unicode.IsControl) {
-			return unfit("unique_key must have from 1 to %d bytes and no control characters.", maxKey)
+	if q.MaxAge != "" {
+		o.args.MaxAge, err = unit.ParseDuration(q.MaxAge)
+		if err != nil || o.args.MaxAge <= 0 || o.args.MaxAge.Std() > maxAhead {
+			return unfit("max_age must be a duration above 0 and at most 10 years, such as \"24h\".")
 		}
-		o.args.UniqueKey = *k
 	}
-	return o, nil
+	return nil
+}
+
+// keys puts the tenant and the unique key of the request into the arguments of the job.
+func (q *request) keys(args *pushArgs) (err error) {
+	for _, member := range []struct {
+		name string
+		from *string
+		to   *string
+	}{{"key", q.Key, &args.Key}, {"unique_key", q.UniqueKey, &args.UniqueKey}} {
+		if k := member.from; k != nil {
+			if *k == "" || len(*k) > maxKey || hasControl(*k) {
+				return unfit("%s must have from 1 to %d bytes and no control characters.", member.name, maxKey)
+			}
+			*member.to = *k
+		}
+	}
+	if args.UniqueKey == "" && (q.UniqueScope != "" || q.UniqueTTL != "") {
+		return unfit("unique_scope and unique_ttl need a unique_key.")
+	}
+	switch q.UniqueScope {
+	case "", scopeQueue:
+	case scopeAll:
+		args.UniqueScope = scopeAll
+	default:
+		return unfit("unique_scope must be \"queue\", for the keys of one queue, or \"all\".")
+	}
+	if q.UniqueTTL != "" {
+		if args.UniqueTTL, err = uniqueTTLOf(q.UniqueTTL); err != nil {
+			return unfit("%v.", err)
+		}
+	}
+	return nil
+}
+
+// hasControl says whether s has a control character, or is not UTF-8.
+func hasControl(s string) bool {
+	return !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl)
+}
+
+// metadataOf is what of the arguments jobs are searched by: the tenant, and whether there is a callback
+// to be told.
+func metadataOf(args *pushArgs) []byte {
+	m := map[string]string{}
+	if args.Key != "" {
+		m["key"] = args.Key
+	}
+	if args.Callback != "" {
+		m["callback"] = "due"
+	}
+	if len(m) == 0 {
+		return nil
+	}
+	b, _ := json.Marshal(m) //nolint:errchkjson // strings always encode
+	return b
 }
 
 // runAt is when the job shall run, zero for at once.
@@ -158,95 +246,6 @@ func runAt(q *request, now time.Time) (at time.Time, err error) {
 func (s *Service) publicQueues() string {
 	names := slices.Sorted(maps.Keys(s.queues))
 	return strings.Join(slices.DeleteFunc(names, func(n string) bool { return n == internalQueue }), ", ")
-}
-
-// insert puts the order in, or finds the job that holds its unique key.
-func (s *Service) insert(ctx context.Context, o order) (id int64, state string, duplicate bool, err error) {
-	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
-		if o.args.UniqueKey != "" {
-			id, state, err = holder(ctx, tx, o.queue, o.args.UniqueKey)
-			if duplicate = id != 0; duplicate || err != nil {
-				return err
-			}
-		}
-		id, err = s.insertTx(ctx, tx, o.args, o.opts)
-		if err != nil || o.args.UniqueKey == "" {
-			return err
-		}
-		return hold(ctx, tx, o.queue, o.args.UniqueKey, id)
-	})
-	if err != nil || duplicate {
-		return id, state, duplicate, err
-	}
-	if o.now {
-		s.wake.poke(o.queue)
-		return id, stateQueued, false, nil
-	}
-	if time.Until(o.opts.ScheduledAt) < scheduleAhead {
-		s.wake.pokeAt(o.opts.ScheduledAt, o.queue)
-	}
-	return id, stateScheduled, false, nil
-}
-
-func (s *Service) insertTx(ctx context.Context, tx *sql.Tx, args river.JobArgs, opts river.InsertOpts) (int64, error) {
-	res, err := s.river.InsertTx(ctx, tx, args, &opts)
-	if err != nil {
-		return 0, fmt.Errorf("inserting a job: %w", err)
-	}
-	if !opts.ScheduledAt.IsZero() && time.Until(opts.ScheduledAt) < scheduleAhead {
-		if _, err = tx.ExecContext(ctx, "UPDATE river_job SET state = 'available' WHERE id = ?", res.Job.ID); err != nil {
-			return 0, fmt.Errorf("scheduling a job: %w", err)
-		}
-	}
-	return res.Job.ID, nil
-}
-
-// holder is the job that holds the unique key, 0 if none does: one that is not finished, or was
-// completed in the last 24 h.
-func holder(ctx context.Context, tx *sql.Tx, queue, key string) (id int64, state string, err error) {
-	err = tx.QueryRowContext(ctx, `
-		SELECT j.id, `+userState+` FROM jobs_keys k JOIN river_job j ON j.id = k.job_id
-		WHERE k.queue = ? AND k.unique_key = ? AND (j.finalized_at IS NULL OR `+remembered+`)`, queue, key).Scan(&id, &state)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return 0, "", fmt.Errorf("looking a unique key up: %w", err)
-	}
-	return id, state, nil
-}
-
-// hold gives the unique key to the job.
-func hold(ctx context.Context, tx *sql.Tx, queue, key string, id int64) error {
-	_, err := tx.ExecContext(ctx, `
-		INSERT INTO jobs_keys (queue, unique_key, job_id) VALUES (?, ?, ?)
-		ON CONFLICT (queue, unique_key) DO UPDATE SET job_id = excluded.job_id`, queue, key, id)
-	if err != nil {
-		return fmt.Errorf("storing a unique key: %w", err)
-	}
-	return nil
-}
-
-// EnqueueTx puts a job of an in-process kind into tx; it runs after the commit. Call Poke then.
-func (s *Service) EnqueueTx(ctx context.Context, tx *sql.Tx, kind string, payload []byte) (id string, err error) {
-	n, err := s.insertTx(ctx, tx, callArgs{Name: kind, Payload: payload},
-		river.InsertOpts{Queue: internalQueue, MaxAttempts: internalSettings.Attempts})
-	if err != nil {
-		return "", err
-	}
-	return strconv.FormatInt(n, 10), nil
-}
-
-// EnqueuePushTx puts a push to the target of the named queue into tx; it runs after the commit.
-// Body and header are sent as they are, but for the headers of the connection and those of the job.
-// With a Webhook-Signature in header the push is not signed again. Call Poke after the commit.
-func (s *Service) EnqueuePushTx(ctx context.Context, tx *sql.Tx, queue string, body []byte, header http.Header) (id string, err error) {
-	if _, ok := s.QueueTarget(queue); !ok {
-		return "", fmt.Errorf("the queue %q does not exist or has no target, known are: %s", queue, s.publicQueues())
-	}
-	n, err := s.insertTx(ctx, tx, pushArgs{Body: body, Header: header},
-		river.InsertOpts{Queue: queue, MaxAttempts: s.queues[queue].Attempts})
-	if err != nil {
-		return "", err
-	}
-	return strconv.FormatInt(n, 10), nil
 }
 
 var traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)

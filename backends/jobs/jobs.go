@@ -1,6 +1,6 @@
 // Package jobs is the jobs backend: a durable queue over HTTP that pushes each job to a URL with
 // retries, and the queue on which the other backends put work of their own inside their
-// transactions. River on SQLite is the engine; this package gives it HTTP, push delivery, and a
+// transactions. River on SQLite or PostgreSQL is the engine; this package gives it HTTP, push delivery, and a
 // process that restarts.
 package jobs
 
@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
@@ -55,6 +56,8 @@ type Deps struct {
 // Service is the jobs backend. Several may work on one database at once.
 type Service struct {
 	db      *sqldb.DB
+	q       dialect
+	id      string // of this instance
 	log     *slog.Logger
 	queues  map[string]Queue
 	targets allowList
@@ -62,9 +65,16 @@ type Service struct {
 	http    *http.Client
 	router  *httpapi.Router
 
-	river   *river.Client[*sql.Tx]
-	wake    *waker
+	river    *river.Client[*sql.Tx]
+	listener *pgxpool.Pool // on PostgreSQL
+	wake     *waker
+	gate     gate
+	group    group
+	breakers *breakers
+	apiState
 	running atomic.Bool
+
+	schedules *scheduler
 
 	mu    sync.RWMutex
 	kinds map[string]func(ctx context.Context, payload []byte) error
@@ -90,7 +100,7 @@ func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, err
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.done {
-		n, err := adoptOrphans(ctx, h.DB)
+		n, err := adopt(ctx, h.DB)
 		if err != nil {
 			return nil, err
 		}
@@ -105,6 +115,9 @@ func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, err
 	}
 	s, err := New(c, Deps{DB: h.DB, Log: h.Log.With("backend", "jobs"), SigningKey: key})
 	if err != nil {
+		return nil, err
+	}
+	if err = s.registerSchedules(ctx, c.Schedules); err != nil {
 		return nil, err
 	}
 	return s, s.registerQueues(ctx)
@@ -123,17 +136,27 @@ func New(c Config, d Deps) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		db: d.DB, log: d.Log, queues: c.queues(), targets: newAllowList(c), signer: sign, http: newPushClient(),
-		wake: newWaker(), kinds: map[string]func(context.Context, []byte) error{},
+		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), queues: c.queues(), targets: newAllowList(c), signer: sign, http: newPushClient(),
+		wake: newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
+	}
+	s.gate.cursors = map[turn]string{}
+	s.group.s = s
+	s.wake.heard = s.bells.ring
+	engine, err := newDriver(s)
+	if err != nil {
+		return nil, err
 	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &pushWorker{s: s})
 	river.AddWorker(workers, &callWorker{s: s})
 	settings := make(map[string]river.QueueConfig, len(s.queues))
 	for name, q := range s.queues {
-		settings[name] = river.QueueConfig{MaxWorkers: q.Concurrency}
+		if !q.Pull {
+			settings[name] = river.QueueConfig{MaxWorkers: q.Concurrency}
+		}
 	}
-	s.river, err = river.NewClient(newDriver(d.DB, s.wake), &river.Config{
+	s.river, err = river.NewClient(engine, &river.Config{
+		ID:                s.id,
 		Queues:            settings,
 		Workers:           workers,
 		Logger:            slog.New(quiet{d.Log.Handler()}),
@@ -151,6 +174,7 @@ func New(c Config, d Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the jobs engine: %w", err)
 	}
+	s.schedules = newScheduler(s, s.log)
 	s.router = s.routes()
 	return s, nil
 }
@@ -176,7 +200,10 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.S
 // Run works the queues until ctx ends. Then it fetches no more, lets running jobs finish for
 // Deps.StopTime, cancels the rest, which go back to their queue without losing an attempt, and returns.
 func (s *Service) Run(ctx context.Context) error {
-	again, unsubscribe := s.river.Subscribe(river.EventKindJobFailed, river.EventKindJobSnoozed, river.EventKindJobInterrupted)
+	if err := s.beat(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	again, unsubscribe := s.river.Subscribe(river.EventKindJobCompleted, river.EventKindJobCancelled, river.EventKindJobFailed, river.EventKindJobSnoozed, river.EventKindJobInterrupted)
 	if err := s.river.Start(ctx); err != nil {
 		unsubscribe()
 		if ctx.Err() != nil {
@@ -187,12 +214,19 @@ func (s *Service) Run(ctx context.Context) error {
 	s.running.Store(true)
 	s.Poke() // for what was committed while the fetchers started
 	var loops sync.WaitGroup
+	alive, stopBeating := context.WithCancel(context.WithoutCancel(ctx)) // also while running jobs are drained
+	loops.Go(func() { s.beatLoop(alive) })
 	loops.Go(func() { s.sweepLoop(ctx) })
+	loops.Go(func() { s.leaseLoop(ctx) })
+	loops.Go(func() { s.callbackLoop(ctx) })
+	loops.Go(func() { s.schedules.run(ctx) })
 	loops.Go(func() { s.wakeForRetries(again) })
 	<-s.river.Stopped()
 	s.running.Store(false)
 	unsubscribe()
+	stopBeating()
 	loops.Wait()
+	s.retire(alive)
 	return nil
 }
 
@@ -200,6 +234,9 @@ func (s *Service) Run(ctx context.Context) error {
 // waits are the engine's scheduler's. It returns when again is closed.
 func (s *Service) wakeForRetries(again <-chan *river.Event) {
 	for e := range again {
+		if e.Job != nil && toldOf(e.Job) {
+			s.callbacks.poke()
+		}
 		if e.Job != nil && e.Job.State == rivertype.JobStateAvailable {
 			s.wake.pokeAt(e.Job.ScheduledAt, e.Job.Queue)
 		}
@@ -221,6 +258,9 @@ func (s *Service) Check(ctx context.Context) error {
 // Close closes the idle connections to targets.
 func (s *Service) Close() error {
 	s.http.CloseIdleConnections()
+	if s.listener != nil {
+		s.listener.Close()
+	}
 	return nil
 }
 

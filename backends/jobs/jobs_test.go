@@ -2,10 +2,9 @@ package jobs_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -25,7 +24,7 @@ func examined() jobs.Config {
 // newHost is a host on dir that knows the jobs backend alone. It is closed with the test.
 func newHost(t *testing.T, dir string, c jobs.Config) *service.Host {
 	t.Helper()
-	h, err := service.NewHost(t.Context(), service.Settings{DataDir: dir}, nil, func(name string) (service.Opener, error) {
+	h, err := service.NewHost(t.Context(), jobs.SettingsOn(t, dir), nil, func(name string) (service.Opener, error) {
 		if name != "jobs" {
 			return nil, fmt.Errorf("there is no backend %s", name)
 		}
@@ -63,14 +62,17 @@ func until(t *testing.T, what string, is func() bool) {
 }
 
 func TestExamined(t *testing.T) {
-	dir := t.TempDir()
-	server := httptest.NewServer(start(t, dir, examined()))
+	h := newHost(t, t.TempDir(), examined())
+	if err := h.Open(t.Context(), "jobs"); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(h.Service("jobs"))
 	defer server.Close()
-	key, err := os.ReadFile(filepath.Join(dir, "keys", "jobs-signing"))
+	key, err := h.GeneratedKey("jobs-signing", func() ([]byte, error) { return nil, errors.New("there is none") })
 	if err != nil {
 		t.Fatal(err)
 	}
-	jobstest.Examine(t, server.URL, server.Client(), jobstest.Options{SigningKey: string(key)})
+	jobstest.Examine(t, server.URL, server.Client(), jobstest.Options{SigningKey: string(key.Newest().Value.Reveal())})
 }
 
 func TestZeroConfigWorks(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 // still is a service that is not run, on tables of its own.
 func still(t testing.TB, c Config) *Service {
 	t.Helper()
-	h, err := service.NewHost(t.Context(), service.Settings{DataDir: t.TempDir()}, nil,
+	h, err := service.NewHost(t.Context(), SettingsOn(t, t.TempDir()), nil,
 		func(string) (service.Opener, error) { return nil, errors.New("none") })
 	if err != nil {
 		t.Fatal(err)

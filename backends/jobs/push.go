@@ -3,15 +3,18 @@ package jobs
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/riverqueue/river"
 )
@@ -19,6 +22,8 @@ import (
 const (
 	// maxAnswer is how much of a target's answer is read.
 	maxAnswer = 4 << 10
+	// maxResult is the largest result of a job that is kept, in bytes of JSON.
+	maxResult = 64 << 10
 	// maxMessage is how much of it is kept in the job's record of errors.
 	maxMessage = 1 << 10
 	// defaultPostpone is the wait after a 429 or 503 that does not say how long.
@@ -51,17 +56,59 @@ func (s *Service) push(ctx context.Context, job *river.Job[pushArgs]) error {
 	if err != nil || !s.targets.permits(u) {
 		return refused{errors.New("the target's host is not allowed by the configuration")}
 	}
+	if again, ok := s.breakers.begin(target); !ok {
+		return postponed{errors.New("the target is down, its jobs wait"), again}
+	}
+	o, result, err := s.deliver(ctx, u, job)
+	down, tripped := s.breakers.end(target, o)
+	if down > 0 {
+		s.wake.pokeAt(time.Now().Add(down), job.Queue)
+		if o == targetDown && !tripped {
+			return postponed{fmt.Errorf("the target is down: %w", err), down + rand.N(down/4+1)}
+		}
+	}
+	if err == nil && result != nil {
+		return recordResult(ctx, result)
+	}
+	return err
+}
+
+// deliver makes the request and says what its outcome means for the target, and for the job.
+func (s *Service) deliver(ctx context.Context, u *url.URL, job *river.Job[pushArgs]) (outcome, []byte, error) {
 	req := newPush(ctx, u, job)
 	if req.Header.Get("Webhook-Signature") == "" {
 		s.signer.sign(req.Header, fmt.Sprintf("job_%d", job.ID), time.Now(), job.Args.Body)
 	}
 	resp, err := s.http.Do(req)
 	if err != nil {
-		return failure(ctx, err)
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return targetMute, nil, failure(ctx, err)
+		}
+		return targetDown, nil, failure(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	return verdict(resp.StatusCode, resp.Header.Get("Retry-After"), text, time.Now())
+	keep := maxAnswer
+	if resp.StatusCode < 300 {
+		keep = maxResult + 1
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, int64(keep)))
+	err = verdict(resp.StatusCode, resp.Header.Get("Retry-After"), text, time.Now())
+	switch {
+	case resp.StatusCode >= 500:
+		return targetDown, nil, err
+	case err == nil && len(text) > 0 && len(text) <= maxResult && json.Valid(text) && utf8.Valid(text):
+		return targetWell, text, nil
+	}
+	return targetWell, nil, err
+}
+
+// recordResult keeps a JSON text as the job's result. It is stored as a string, since PostgreSQL takes
+// less than all of JSON.
+func recordResult(ctx context.Context, text []byte) error {
+	if err := river.RecordOutput(ctx, string(text)); err != nil {
+		return fmt.Errorf("recording the result: %w", err)
+	}
+	return nil
 }
 
 // connection are the headers that belong to one connection or to the transport, not to the message.
@@ -88,6 +135,16 @@ func newPush(ctx context.Context, u *url.URL, job *river.Job[pushArgs]) *http.Re
 	req.Header.Set("Gatehouse-Job-Id", strconv.FormatInt(job.ID, 10))
 	req.Header.Set("Gatehouse-Job-Queue", job.Queue)
 	req.Header.Set("Gatehouse-Job-Attempt", strconv.Itoa(job.Attempt))
+	if name := job.Args.Schedule; name != "" {
+		req.Header.Set("Gatehouse-Schedule", name)
+	}
+	if at := job.Args.ScheduledFor; at != nil {
+		req.Header.Set("Gatehouse-Scheduled-For", at.UTC().Format("2006-01-02T15:04:05.000Z07:00"))
+	}
+	if job.Args.Schedule != "" && job.Args.ScheduledFor != nil {
+		req.Header.Set("Gatehouse-Schedule", job.Args.Schedule)
+		req.Header.Set("Gatehouse-Scheduled-For", job.Args.ScheduledFor.UTC().Format(time.RFC3339Nano))
+	}
 	if deadline, ok := ctx.Deadline(); ok {
 		req.Header.Set("Gatehouse-Job-Deadline", deadline.UTC().Format("2006-01-02T15:04:05.000Z07:00"))
 	}

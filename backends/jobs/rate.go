@@ -98,3 +98,35 @@ func (r *Rate) UnmarshalText(text []byte) (err error) {
 	*r, err = ParseRate(string(text))
 	return err
 }
+
+// A rate is kept as one time, when the next start is due. A start that comes late moves the next one
+// by the full gap from when it was due, but half a gap at most is made up for, so that the pace is
+// kept although nobody is punctual.
+
+// base is due, or as much of the past as counts.
+func (r Rate) base(due, now time.Time) time.Time {
+	if late := now.Add(-r.gap() / 2); due.Before(late) {
+		return late
+	}
+	return due
+}
+
+// allowed is how many jobs may start now, where the next one is due at due.
+func (r Rate) allowed(due, now time.Time) int {
+	ahead := r.base(due, now).Sub(now)
+	room := time.Duration(max(r.Burst, 1)-1)*r.gap() - ahead
+	if room < 0 {
+		return 0
+	}
+	return int(room/r.gap()) + 1
+}
+
+// after is when the next start is due after n starts now.
+func (r Rate) after(due, now time.Time, n int) time.Time {
+	return r.base(due, now).Add(time.Duration(n) * r.gap())
+}
+
+// next is when allowed is above 0 again.
+func (r Rate) next(due time.Time) time.Time {
+	return due.Add(-time.Duration(max(r.Burst, 1)-1) * r.gap())
+}

@@ -1,84 +1,104 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riverdatabasesql"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/riverqueue/river/rivermigrate"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations/*.sql migrations/postgres/*.sql
 var migrations embed.FS
 
 const (
 	// sweepEvery is the time between two deletions of finished jobs beyond what is kept.
 	sweepEvery = 30 * time.Second
 	// sweepBatch is how many jobs one transaction deletes, so that others get the writer in between.
-	sweepBatch = 500
+	sweepBatch = 1000
 	// sweepRounds bounds the batches of one queue and state in one sweep.
-	sweepRounds = 100
+	sweepRounds = 500
 )
 
 // Prepare brings the engine's tables and ours to their newest version. It may be repeated.
 func Prepare(ctx context.Context, db *sqldb.DB, log *slog.Logger) error {
-	m, err := rivermigrate.New(riversqlite.New(db.Write), &rivermigrate.Config{Logger: slog.New(quiet{log.Handler()})})
+	var engine riverdriver.Driver[*sql.Tx] = riversqlite.New(db.Write)
+	if db.Postgres() {
+		engine = riverdatabasesql.New(db.Write)
+	}
+	m, err := rivermigrate.New(engine, &rivermigrate.Config{Logger: slog.New(quiet{log.Handler()})})
 	if err != nil {
 		return fmt.Errorf("reading the migrations of the jobs engine: %w", err)
 	}
-	if _, err = m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-		return fmt.Errorf("migrating the tables of the jobs engine: %w", err)
+	err = db.Alone(ctx, "jobs engine", func() error {
+		if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
+			return fmt.Errorf("migrating the tables of the jobs engine: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return err
 	}
-	return db.Migrate(ctx, "jobs", files)
+	if err = db.Migrate(ctx, "jobs", files); err != nil {
+		return err
+	}
+	return db.Alone(ctx, "jobs indexes", func() error {
+		for _, index := range dialectOf(db).indexes() {
+			if _, err := db.Write.ExecContext(ctx, index); err != nil {
+				return fmt.Errorf("making an index of the jobs: %w", err)
+			}
+		}
+		return nil
+	})
 }
 
-// adoptOrphans puts the jobs back that were running when their process died, with the attempt it
-// took given back: a crash is not the job's failure. One that was being cancelled is cancelled. The
-// dead process also leads no more, so the next one need not wait for its lease to end.
-func adoptOrphans(ctx context.Context, db *sqldb.DB) (n int64, err error) {
-	err = db.InTx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `
-			UPDATE river_job SET
-				attempt = max(attempt - 1, 0),
-				state = CASE WHEN metadata -> '$.cancel_attempted_at' IS NULL THEN 'available' ELSE 'cancelled' END,
-				finalized_at = CASE WHEN metadata -> '$.cancel_attempted_at' IS NULL THEN NULL ELSE datetime('now', 'subsec') END
-			WHERE state = 'running'`)
-		if err != nil {
-			return fmt.Errorf("putting running jobs of an ended process back: %w", err)
-		}
-		if n, err = res.RowsAffected(); err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, "DELETE FROM river_leader")
-		return err
-	})
-	return n, err
+// indexes are ours on the engine's table. The engine's migrations may rebuild that table, so they are
+// made after them, if they are not there.
+func (d dialect) indexes() []string {
+	key := bare(d.key)
+	return []string{
+		// The fetch: whose turn it is, and the first of them.
+		"CREATE INDEX IF NOT EXISTS jobs_lane ON river_job (queue, priority, (" + key + "), scheduled_at, id) WHERE state = 'available'",
+		// What runs, in all and by key, and whose owner is dead.
+		"CREATE INDEX IF NOT EXISTS jobs_running ON river_job (queue, (" + key + ")) WHERE state = 'running'",
+		// Ended jobs whose callback is not told yet: none most of the time, however many jobs are kept.
+		"CREATE INDEX IF NOT EXISTS jobs_callbacks_due ON river_job (id) WHERE " + bare(callbackDue),
+	}
 }
 
 // registerQueues makes each configured queue known to the engine, so that it can be paused before
 // its first job.
 func (s *Service) registerQueues(ctx context.Context) error {
-	names, err := json.Marshal(slices.Collect(maps.Keys(s.queues)))
+	names, err := json.Marshal(slices.Sorted(maps.Keys(s.queues))) // sorted: two instances at once lock in one order
 	if err != nil {
 		return err
 	}
+	each := "json_each($1)"
+	if s.q.pg {
+		each = "json_array_elements_text($1::json) AS names(value)"
+	}
 	_, err = s.db.Write.ExecContext(ctx, `
 		INSERT INTO river_queue (name, created_at, updated_at)
-		SELECT value, datetime('now', 'subsec'), datetime('now', 'subsec') FROM json_each(?) WHERE true
+		SELECT value, `+s.q.now+`, `+s.q.now+` FROM `+each+` WHERE true
 		ON CONFLICT (name) DO UPDATE SET updated_at = excluded.updated_at`, string(names))
 	if err != nil {
 		return fmt.Errorf("registering the queues: %w", err)
@@ -102,81 +122,114 @@ func (s *Service) sweepLoop(ctx context.Context) {
 	}
 }
 
+// full is a queue and state that has jobs to delete, or may have.
+type full struct {
+	queue, state string
+	n, keep      int
+	keepFor      time.Duration // 0 for no bound
+}
+
 // sweep deletes finished jobs beyond what is kept. Two at once do no harm: each deletes what is
 // still there and still finished.
 func (s *Service) sweep(ctx context.Context) error {
-	rows, err := s.db.Read.QueryContext(ctx, `
-		SELECT queue, state, count(*) FROM river_job
-		WHERE state IN ('completed', 'discarded', 'cancelled') GROUP BY queue, state`)
+	todo, err := s.finished(ctx)
 	if err != nil {
-		return fmt.Errorf("counting finished jobs: %w", err)
-	}
-	defer func() { _ = rows.Close() }()
-	type full struct {
-		queue, state string
-		keep         int
-	}
-	var todo []full
-	for rows.Next() {
-		var f full
-		var n int
-		if err = rows.Scan(&f.queue, &f.state, &n); err != nil {
-			return fmt.Errorf("counting finished jobs: %w", err)
-		}
-		keep := s.settings(f.queue).Keep
-		if f.keep = keep.failed(); f.state == "completed" {
-			f.keep = keep.completed()
-		}
-		if n > f.keep {
-			todo = append(todo, f)
-		}
-	}
-	if err = rows.Err(); err != nil {
-		return fmt.Errorf("counting finished jobs: %w", err)
+		return err
 	}
 	for _, f := range todo {
-		for range sweepRounds {
-			n, err := s.sweepOnce(ctx, f.queue, f.state, f.keep)
-			if err != nil {
-				return err
-			}
-			if n < sweepBatch {
-				break
-			}
+		if err = s.sweepOne(ctx, f); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// sweepOnce deletes one batch and returns how many jobs it found to delete.
-func (s *Service) sweepOnce(ctx context.Context, queue, state string, keep int) (found int, err error) {
-	var ids []byte
-	err = s.db.Read.QueryRowContext(ctx, `
-		SELECT count(*), json_group_array(id) FROM (
-			SELECT j.id FROM river_job j
-			WHERE j.queue = ? AND j.state = ? AND NOT EXISTS (
-				SELECT 1 FROM jobs_keys k WHERE k.job_id = j.id AND `+remembered+`)
-			ORDER BY j.finalized_at DESC, j.id DESC LIMIT ? OFFSET ?)`,
-		queue, state, sweepBatch, keep).Scan(&found, &ids)
+// finished are the queues and states with finished jobs, and how many.
+func (s *Service) finished(ctx context.Context) (all []full, err error) {
+	rows, err := s.db.Read.QueryContext(ctx, `
+		SELECT j.queue, `+s.q.state()+`, count(*) FROM river_job j
+		WHERE j.state IN ('completed', 'discarded', 'cancelled') GROUP BY 1, 2`)
 	if err != nil {
-		return 0, fmt.Errorf("finding finished jobs to delete: %w", err)
+		return nil, fmt.Errorf("counting finished jobs: %w", err)
 	}
-	if found == 0 {
-		return 0, nil
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var f full
+		if err = rows.Scan(&f.queue, &f.state, &f.n); err != nil {
+			return nil, fmt.Errorf("counting finished jobs: %w", err)
+		}
+		keep := s.settings(f.queue).Keep
+		if f.keep, f.keepFor = keep.failed(), keep.FailedFor.Std(); f.state == "completed" {
+			f.keep, f.keepFor = keep.completed(), keep.CompletedFor.Std()
+		}
+		all = append(all, f)
 	}
-	return found, s.db.InTx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `
-			DELETE FROM river_job WHERE id IN (SELECT value FROM json_each(?))
-			AND state IN ('completed', 'discarded', 'cancelled')`, string(ids))
-		if err != nil {
-			return fmt.Errorf("deleting finished jobs: %w", err)
+	return all, rows.Err()
+}
+
+func (s *Service) sweepOne(ctx context.Context, f full) error {
+	if f.n > f.keep {
+		// The newest job that is one too many, and all that ended before it.
+		var at string
+		var id int64
+		err := s.db.Read.QueryRowContext(ctx, `SELECT CAST(j.finalized_at AS text), j.id FROM river_job j
+			WHERE j.queue = $1 AND j.state = $2`+s.q.cast("river_job_state")+` ORDER BY j.finalized_at DESC, j.id DESC LIMIT 1 OFFSET $3`, f.queue, f.state, f.keep).Scan(&at, &id)
+		if err == nil {
+			err = s.delete(ctx, f, "(j.finalized_at, j.id) <= ($3"+s.q.cast("timestamptz")+", $4)", at, id)
 		}
-		_, err = tx.ExecContext(ctx, `
-			DELETE FROM jobs_keys WHERE job_id IN (SELECT value FROM json_each(?))
-			AND NOT EXISTS (SELECT 1 FROM river_job j WHERE j.id = job_id)`, string(ids))
-		if err != nil {
-			return fmt.Errorf("deleting the keys of finished jobs: %w", err)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("deleting finished jobs beyond the number that is kept: %w", err)
 		}
-		return nil
-	})
+	}
+	if f.keepFor > 0 {
+		if err := s.delete(ctx, f, "j.finalized_at < "+s.q.ago("$3"), f.keepFor.Milliseconds()); err != nil {
+			return fmt.Errorf("deleting old finished jobs: %w", err)
+		}
+	}
+	return nil
+}
+
+// delete deletes the finished jobs that fit a condition, whose parameters begin with $3, in batches.
+func (s *Service) delete(ctx context.Context, f full, condition string, args ...any) error {
+	args = append([]any{f.queue, f.state}, args...)
+	for range sweepRounds {
+		n := 0
+		err := s.db.InTx(ctx, func(tx *sql.Tx) error {
+			//nolint:gosec // the pieces are constants, values are parameters
+			rows, err := tx.QueryContext(ctx, `DELETE FROM river_job WHERE id IN (
+				SELECT j.id FROM river_job j WHERE j.queue = $1 AND j.state = $2`+s.q.cast("river_job_state")+` AND `+condition+`
+					AND coalesce(j.metadata ->> 'callback', '') <> 'due' AND NOT EXISTS (
+					SELECT 1 FROM jobs_keys k WHERE k.job_id = j.id AND `+s.q.remembered()+`)
+				ORDER BY j.finalized_at LIMIT `+strconv.Itoa(sweepBatch)+`)
+				AND state IN ('completed', 'discarded', 'cancelled') RETURNING id`, args...)
+			if err != nil {
+				return err
+			}
+			var ids []int64
+			for rows.Next() {
+				var id int64
+				if err = rows.Scan(&id); err != nil {
+					break
+				}
+				ids = append(ids, id)
+			}
+			if err = cmp.Or(err, rows.Err(), rows.Close()); err != nil || len(ids) == 0 {
+				return err
+			}
+			n = len(ids)
+			list, err := json.Marshal(ids)
+			if err != nil {
+				return err
+			}
+			_, err = tx.ExecContext(ctx, "DELETE FROM jobs_keys WHERE "+s.q.ids("job_id", "$1"), string(list))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if n < sweepBatch {
+			return nil
+		}
+	}
+	return nil
 }

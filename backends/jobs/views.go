@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -8,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -37,18 +37,8 @@ var engineStates = map[string]string{
 	stateCancelled: "'cancelled'",
 }
 
-// userState is the user's state of the row j. The engine calls a job available up to 5 s before
-// its time.
-const userState = `CASE
-	WHEN j.state IN ('running', 'completed', 'cancelled') THEN j.state
-	WHEN j.state = 'discarded' THEN 'dead'
-	WHEN j.state = 'retryable' THEN 'retrying'
-	WHEN j.state = 'scheduled' OR j.state = 'available' AND j.scheduled_at > datetime('now', 'subsec')
-		THEN CASE WHEN j.attempt > 0 OR j.metadata -> '$.snoozes' IS NOT NULL THEN 'retrying' ELSE 'scheduled' END
-	ELSE 'queued' END`
-
-// remembered says of the row j that it is completed and its unique key still counts.
-const remembered = `j.state = 'completed' AND j.finalized_at > datetime('now', 'subsec', '-24 hours')`
+// everyState are the states of the engine. Named in a query on one queue they open the index by state.
+const everyState = "'available', 'cancelled', 'completed', 'discarded', 'pending', 'retryable', 'running', 'scheduled'"
 
 // View is a job as the API shows it.
 type View struct {
@@ -64,15 +54,33 @@ type View struct {
 	Priority  int    `json:"priority"`
 	Target    string `json:"target,omitempty"`
 	UniqueKey string `json:"unique_key,omitempty"`
+	// Key is the tenant whose job it is.
+	Key string `json:"key,omitempty"`
+	// Schedule is the schedule that made the job.
+	Schedule string `json:"schedule,omitempty"`
+	// MaxAge is the job's own, how long it is tried.
+	MaxAge string `json:"max_age,omitempty"`
+	// Callback is the URL that is told of the job's end.
+	Callback string `json:"callback,omitempty"`
 	// Cancelling says that the job runs and was asked to stop.
 	Cancelling bool       `json:"cancelling,omitempty"`
 	CreatedAt  time.Time  `json:"created_at"`
 	RunAt      time.Time  `json:"run_at"`
 	StartedAt  *time.Time `json:"started_at,omitempty"`
 	FinishedAt *time.Time `json:"finished_at,omitempty"`
-	Errors     []Failure  `json:"errors"`
+	// Worker is the pull worker that has the job on lease, LeaseExpiresAt until when.
+	Worker         string     `json:"worker,omitempty"`
+	LeaseExpiresAt *time.Time `json:"lease_expires_at,omitempty"`
+	// Progress is what the worker said last about the job under way.
+	Progress json.RawMessage `json:"progress,omitempty"`
+	// LastStatus is the status of the target's last answer that was a failure.
+	LastStatus int `json:"last_status,omitempty"`
+	// Errors are the failed attempts, the oldest first. A list shows the last one alone.
+	Errors []Failure `json:"errors"`
 	// Payload is what was posted, if it is JSON. A list leaves it out.
 	Payload json.RawMessage `json:"payload,omitempty"`
+	// Result is what the worker gave back. A list leaves it out.
+	Result json.RawMessage `json:"result,omitempty"`
 }
 
 // Failure is one failed attempt.
@@ -84,19 +92,24 @@ type Failure struct {
 	Status int `json:"status,omitempty"`
 }
 
-const viewColumns = `j.id, j.queue, j.kind, ` + userState + `, j.attempt, j.max_attempts,
-	coalesce(j.metadata ->> '$.snoozes', 0), j.priority, coalesce(j.args ->> '$.target', ''),
-	coalesce(j.args ->> '$.unique_key', ''), coalesce(j.args ->> '$.kind', ''),
-	j.state = 'running' AND j.metadata -> '$.cancel_attempted_at' IS NOT NULL,
-	j.created_at, j.scheduled_at, j.attempted_at, j.finalized_at, coalesce(json(j.errors), '[]')`
+// viewColumns are read by scanView. errors is an expression for those that are shown.
+func (d dialect) viewColumns(errors string) string {
+	return `j.id, j.queue, j.kind, ` + d.userState() + `, j.attempt, j.max_attempts,
+	coalesce(CAST(j.metadata ->> 'snoozes' AS INTEGER), 0), j.priority, coalesce(j.args ->> 'target', ''),
+	coalesce(j.args ->> 'unique_key', ''), coalesce(j.args ->> 'kind', ''), coalesce(j.args ->> 'key', ''),
+	coalesce(j.args ->> 'schedule', ''), coalesce(j.args ->> 'max_age', ''), coalesce(j.args ->> 'callback', ''),
+	coalesce(j.metadata ->> 'progress', ''), j.state = 'running' AND j.metadata ->> 'cancel_attempted_at' IS NOT NULL,
+	j.created_at, j.scheduled_at, j.attempted_at, j.finalized_at, ` + errors
+}
 
 func (s *Service) scanView(scan func(...any) error, more ...any) (v View, err error) {
 	var id int64
-	var kind string
+	var kind, progress string
 	var started, finished sql.NullTime
 	var failures []byte
 	err = scan(append([]any{&id, &v.Queue, &kind, &v.State, &v.Attempt, &v.MaxAttempts, &v.Postponed, &v.Priority, &v.Target,
-		&v.UniqueKey, &v.Kind, &v.Cancelling, &v.CreatedAt, &v.RunAt, &started, &finished, &failures}, more...)...)
+		&v.UniqueKey, &v.Kind, &v.Key, &v.Schedule, &v.MaxAge, &v.Callback, &progress, &v.Cancelling, &v.CreatedAt, &v.RunAt, &started, &finished,
+		&failures}, more...)...)
 	if err != nil {
 		return View{}, err
 	}
@@ -105,8 +118,22 @@ func (s *Service) scanView(scan func(...any) error, more ...any) (v View, err er
 		v.Target = s.settings(v.Queue).Target
 	}
 	v.StartedAt, v.FinishedAt = timeOf(started), timeOf(finished)
-	v.Errors, err = failuresOf(failures)
-	return v, err
+	v.Progress = jsonOf(progress)
+	if v.Errors, err = failuresOf(failures); err != nil {
+		return View{}, err
+	}
+	for i := len(v.Errors) - 1; i >= 0 && v.LastStatus == 0; i-- {
+		v.LastStatus = v.Errors[i].Status
+	}
+	return v, nil
+}
+
+// jsonOf is JSON that was stored as a text, so that it comes back byte by byte.
+func jsonOf(text string) json.RawMessage {
+	if text == "" || !json.Valid([]byte(text)) {
+		return nil
+	}
+	return json.RawMessage(text)
 }
 
 func timeOf(t sql.NullTime) *time.Time {
@@ -129,25 +156,49 @@ func failuresOf(raw []byte) ([]Failure, error) {
 	}
 	failures := make([]Failure, len(records))
 	for i, r := range records {
-		status, message := statusOf(r.Error)
-		failures[i] = Failure{Time: r.At.UTC(), Attempt: r.Attempt, Message: clean(message), Status: status}
-		if failures[i].Message == "" {
-			failures[i].Message = http.StatusText(status)
-		}
+		status, _ := statusOf(r.Error)
+		failures[i] = Failure{Time: r.At.UTC(), Attempt: r.Attempt, Message: messageOf(r.Error), Status: status}
 	}
 	return failures, nil
 }
 
+// rowQueryer is the reading pool, or a transaction.
+type rowQueryer interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// messageOf is the message of a record of the engine, without the status.
+func messageOf(record string) string {
+	status, message := statusOf(record)
+	return cmp.Or(clean(message), http.StatusText(status))
+}
+
 // job is one job in full.
 func (s *Service) job(ctx context.Context, id int64) (View, error) {
+	return s.jobIn(ctx, s.db.Read, id)
+}
+
+// jobIn is job as db sees it.
+func (s *Service) jobIn(ctx context.Context, db rowQueryer, id int64) (View, error) {
 	var args []byte
-	row := s.db.Read.QueryRowContext(ctx, "SELECT "+viewColumns+", json(j.args) FROM river_job j WHERE j.id = ?", id)
-	v, err := s.scanView(row.Scan, &args)
+	var worker, result string
+	var lease sql.NullInt64
+	row := db.QueryRowContext(ctx, "SELECT "+s.q.viewColumns(s.q.errors)+", "+s.q.args+`, coalesce(j.metadata ->> 'output', ''), coalesce(l.worker, ''), l.expires_at
+		FROM river_job j LEFT JOIN jobs_leases l ON l.job_id = j.id WHERE j.id = $1`, id)
+	v, err := s.scanView(row.Scan, &args, &result, &worker, &lease)
 	if errors.Is(err, sql.ErrNoRows) {
 		return View{}, noJob(id)
 	}
 	if err != nil {
 		return View{}, fmt.Errorf("reading a job: %w", err)
+	}
+	v.Result = jsonOf(result)
+	if lease.Valid && v.State == stateRunning {
+		at := time.UnixMilli(lease.Int64).UTC()
+		v.Worker, v.LeaseExpiresAt = worker, &at
+	}
+	if v.Queue == internalQueue {
+		return v, nil
 	}
 	var push pushArgs
 	if err = json.Unmarshal(args, &push); err != nil {
@@ -163,19 +214,12 @@ func noJob(id int64) error {
 	return problem.New(problem.NotFound, "There is no job %d, or it finished so long ago that it is no longer kept.", id)
 }
 
-// list is one page of jobs, newest first. Empty queue or state stand for all; before is the id
-// that the page begins below.
-func (s *Service) list(ctx context.Context, queue, state string, before int64, limit int) ([]View, error) {
-	where, args := []string{"j.id < ?"}, []any{before}
-	if queue != "" {
-		where, args = append(where, "j.queue = ?"), append(args, queue)
-	}
-	if state != "" {
-		where, args = append(where, "j.state IN ("+engineStates[state]+")", userState+" = ?"), append(args, state)
-	}
+// list is one page of the jobs that f chooses, newest first. before is the id that the page begins below.
+func (s *Service) list(ctx context.Context, f *filter, before int64, limit int) ([]View, error) {
+	where, args := f.where(s.q, before)
 	//nolint:gosec // the pieces are constants, values are arguments
-	rows, err := s.db.Read.QueryContext(ctx, "SELECT "+viewColumns+" FROM river_job j WHERE "+
-		strings.Join(where, " AND ")+" ORDER BY j.id DESC LIMIT ?", append(args, limit)...)
+	rows, err := s.db.Read.QueryContext(ctx, "SELECT "+s.q.viewColumns(s.q.lastErrors())+" FROM river_job j WHERE "+where+
+		" ORDER BY j.id DESC LIMIT "+strconv.Itoa(limit), args...)
 	if err != nil {
 		return nil, fmt.Errorf("listing jobs: %w", err)
 	}
@@ -189,54 +233,4 @@ func (s *Service) list(ctx context.Context, queue, state string, before int64, l
 		views = append(views, v)
 	}
 	return views, rows.Err()
-}
-
-// QueueView is a queue as the API shows it.
-type QueueView struct {
-	Name   string `json:"name"`
-	Target string `json:"target,omitempty"`
-	// Concurrency is 0 for a queue that still holds jobs but is no longer configured: nobody works it.
-	Concurrency int            `json:"concurrency"`
-	Paused      bool           `json:"paused"`
-	Counts      map[string]int `json:"counts"`
-}
-
-// counts are the numbers of jobs by queue and state.
-func (s *Service) counts(ctx context.Context) (map[string]map[string]int, error) {
-	rows, err := s.db.Read.QueryContext(ctx, "SELECT j.queue, "+userState+", count(*) FROM river_job j GROUP BY 1, 2")
-	if err != nil {
-		return nil, fmt.Errorf("counting jobs: %w", err)
-	}
-	defer func() { _ = rows.Close() }()
-	all := map[string]map[string]int{}
-	for rows.Next() {
-		var queue, state string
-		var n int
-		if err = rows.Scan(&queue, &state, &n); err != nil {
-			return nil, fmt.Errorf("counting jobs: %w", err)
-		}
-		if all[queue] == nil {
-			all[queue] = map[string]int{}
-		}
-		all[queue][state] = n
-	}
-	return all, rows.Err()
-}
-
-// paused are the names of the paused queues.
-func (s *Service) paused(ctx context.Context) (map[string]bool, error) {
-	rows, err := s.db.Read.QueryContext(ctx, "SELECT name FROM river_queue WHERE paused_at IS NOT NULL")
-	if err != nil {
-		return nil, fmt.Errorf("reading the queues: %w", err)
-	}
-	defer func() { _ = rows.Close() }()
-	names := map[string]bool{}
-	for rows.Next() {
-		var name string
-		if err = rows.Scan(&name); err != nil {
-			return nil, fmt.Errorf("reading the queues: %w", err)
-		}
-		names[name] = true
-	}
-	return names, rows.Err()
 }

@@ -3,7 +3,9 @@ package jobs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -36,6 +38,8 @@ type pushArgs struct {
 	Backoff  Backoff       `json:"backoff,omitzero"`
 	Timeout  unit.Duration `json:"timeout,omitempty"`
 	MaxAge   unit.Duration `json:"max_age,omitempty"`
+	// RunAt is when the job was due first, if not at once.
+	RunAt *time.Time `json:"run_at,omitempty"`
 	// Schedule names the schedule that made the job, ScheduledFor the tick.
 	Schedule     string     `json:"schedule,omitempty"`
 	ScheduledFor *time.Time `json:"scheduled_for,omitempty"`
@@ -69,7 +73,30 @@ func (w *pushWorker) NextRetry(job *river.Job[pushArgs]) time.Time {
 }
 
 func (w *pushWorker) Work(ctx context.Context, job *river.Job[pushArgs]) error {
-	return answer(ctx, job.JobRow, w.s.push(ctx, job))
+	expires := w.s.expires(job)
+	if !expires.IsZero() && time.Now().After(expires) {
+		return answer(ctx, job.JobRow, refused{errTooOld})
+	}
+	err := w.s.push(ctx, job)
+	if later, ok := errors.AsType[postponed](err); ok && !expires.IsZero() && time.Now().Add(later.after).After(expires) {
+		err = refused{fmt.Errorf("%w; at last %w", errTooOld, err)}
+	}
+	return answer(ctx, job.JobRow, err)
+}
+
+var errTooOld = errors.New("the job's max_age has passed before it was done")
+
+// expires is when the job is too old to be tried, zero for never. It is counted from when the job was
+// due first.
+func (s *Service) expires(job *river.Job[pushArgs]) time.Time {
+	age := job.Args.MaxAge.Or(s.settings(job.Queue).MaxAge.Std())
+	if age == 0 {
+		return time.Time{}
+	}
+	if job.Args.RunAt != nil {
+		return job.Args.RunAt.Add(age)
+	}
+	return job.CreatedAt.Add(age)
 }
 
 type callWorker struct {
@@ -89,8 +116,26 @@ func (w *callWorker) Work(ctx context.Context, job *river.Job[callArgs]) error {
 	if work == nil {
 		return river.JobSnooze(noWorkerYet)
 	}
-	return answer(ctx, job.JobRow, work(ctx, job.Args.Payload))
+	return answer(ctx, job.JobRow, w.call(ctx, job, work))
 }
+
+// call runs the work; a panic of it is an error like another.
+func (w *callWorker) call(ctx context.Context, job *river.Job[callArgs], work func(context.Context, []byte) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.s.log.Error("a worker panicked", "kind", job.Args.Name, "job", job.ID, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("the worker panicked: %v", p)
+		}
+	}()
+	return work(ctx, job.Args.Payload)
+}
+
+// cleaned is an error whose text fits the engine's record, which PostgreSQL keeps as JSON: one that
+// does not would keep the whole batch of ended jobs from being stored.
+type cleaned struct{ error }
+
+func (c cleaned) Error() string { return clean(c.error.Error()) }
+func (c cleaned) Unwrap() error { return c.error }
 
 // answer is err in the engine's terms.
 func answer(ctx context.Context, row *rivertype.JobRow, err error) error {
@@ -114,5 +159,5 @@ func answer(ctx context.Context, row *rivertype.JobRow, err error) error {
 		// attempt left it takes the job for dead; the stored number stays as it is.
 		row.MaxAttempts = row.Attempt
 	}
-	return err
+	return cleaned{err}
 }

@@ -32,6 +32,7 @@ const (
 	MethodNotAllowed     Code = "method-not-allowed"
 	Conflict             Code = "conflict"
 	LockHeld             Code = "lock-held"
+	LeaseLost            Code = "lease-lost"
 	VersionSunset        Code = "version-sunset"
 	Gone                 Code = "gone"
 	PreconditionFailed   Code = "precondition-failed"
@@ -74,6 +75,7 @@ var table = map[Code]entry{
 	MethodNotAllowed:     {http.StatusMethodNotAllowed, ours + "method-not-allowed", "The method is not allowed here"},
 	Conflict:             {http.StatusConflict, ours + "conflict", "The request conflicts with the current state"},
 	LockHeld:             {http.StatusConflict, ours + "lock-held", "The lock is held by another owner"},
+	LeaseLost:            {http.StatusConflict, ours + "lease-lost", "The lease of the job is over"},
 	VersionSunset:        {http.StatusGone, ours + "version-sunset", "This API version has been retired"},
 	Gone:                 {http.StatusGone, ours + "gone", "This is no longer here"},
 	PreconditionFailed:   {http.StatusPreconditionFailed, ours + "precondition-failed", "The resource has changed"},

@@ -17,6 +17,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
 // drainTime bounds how long Close waits for background work and requests in flight.
@@ -24,13 +25,19 @@ const drainTime = 30 * time.Second
 
 // Settings are what all backends of one configuration share.
 type Settings struct {
-	// DataDir holds everything that is kept: the database, objects and generated keys. Created with
-	// mode 0700 at start. Default: "./data".
+	// DataDir holds everything that is kept: the database, objects and generated keys; with Database
+	// the objects alone. Created with mode 0700 at start. Default: "./data".
 	DataDir string `json:"data_dir,omitempty"`
 	// Region names where this instance runs; it is shown, never guessed. Default: empty.
 	Region string `json:"region,omitempty"`
 	// Secrets are the named secret sets and where each is read from.
 	Secrets map[string]secret.Source `json:"secrets,omitempty"`
+	// Database is the PostgreSQL that holds the rows, which several instances may share:
+	// postgres://user@host[:port]/database, without a password. Options such as sslmode follow after a ?;
+	// what it leaves out is as libpq has it, also PGPASSWORD. Default: SQLite in DataDir.
+	Database string `json:"database,omitempty"`
+	// DatabasePassword names the secret set that holds the password of the database. Default: none is needed.
+	DatabasePassword string `json:"database_password,omitempty"`
 	// Redis is where instances share what they count. Default: none, each counts for itself.
 	Redis *redisconn.Config `json:"redis,omitempty"`
 }
@@ -46,6 +53,7 @@ type Host struct {
 
 	secrets map[string]*secret.Set
 	opener  func(name string) (Opener, error)
+	redis   redisRef
 
 	mu      sync.Mutex
 	hosted  map[string]*hosted
@@ -74,6 +82,41 @@ func (s Settings) LoadSecrets() (map[string]*secret.Set, error) {
 	return sets, nil
 }
 
+// CheckDatabase says what is wrong with Database and DatabasePassword, without dialling.
+func (s *Settings) CheckDatabase(secrets map[string]*secret.Set) error {
+	_, err := s.dsn(secrets)
+	return err
+}
+
+// CheckDatabaseURL is CheckDatabase before there are secrets.
+func (s *Settings) CheckDatabaseURL() error {
+	if err := sqldb.CheckPostgres(s.Database); err != nil {
+		return err
+	}
+	if sqldb.HasPassword(s.Database) {
+		return fmt.Errorf("database: %s holds a password: take it out, put it into a secret, and name that: database URL { password SECRET }, in JSON database_password", sqldb.Redact(s.Database))
+	}
+	return nil
+}
+
+// dsn is the URL of the database with its password, empty for SQLite.
+func (s *Settings) dsn(secrets map[string]*secret.Set) (string, error) {
+	if s.Database == "" {
+		if s.DatabasePassword != "" {
+			return "", errors.New("database_password is for database, name that or leave it out")
+		}
+		return "", nil
+	}
+	if err := s.CheckDatabaseURL(); err != nil || s.DatabasePassword == "" {
+		return s.Database, err
+	}
+	set, ok := secrets[s.DatabasePassword]
+	if !ok {
+		return "", fmt.Errorf("database: there is no secret named %q for its password, known are: %s", s.DatabasePassword, list(slices.Sorted(maps.Keys(secrets))))
+	}
+	return sqldb.WithPassword(s.Database, string(set.Newest().Value.Reveal()))
+}
+
 // Dir is the data directory: DataDir or its default.
 func (s *Settings) Dir() string { return cmp.Or(s.DataDir, "data") }
 
@@ -84,11 +127,16 @@ func NewHost(ctx context.Context, s Settings, log *slog.Logger, opener func(name
 	if err != nil {
 		return nil, err
 	}
-	node, err := openNode(ctx, s.Dir())
+	dsn, err := s.dsn(secrets)
+	if err != nil {
+		return nil, err
+	}
+	node, err := openNode(ctx, s.Dir(), dsn)
 	if err != nil {
 		return nil, err
 	}
 	h := &Host{Node: node, Log: logger(log), Region: s.Region, secrets: secrets, opener: opener, hosted: map[string]*hosted{}}
+	h.redis.config = s.Redis
 	h.runCtx, h.stop = context.WithCancel(context.Background())
 	return h, nil
 }
@@ -226,6 +274,7 @@ func (h *Host) Close() error {
 			late = errors.Join(late, c.Close())
 		}
 	}
+	h.redis.release()
 	return errors.Join(late, h.release())
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,53 +12,73 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-// Node is what one process has open for one data directory: the database, the generated keys and
-// the state in memory. It outlives the configurations that use it.
+// Node is what one process has open for one data directory and one database: the database, the
+// generated keys and the state in memory. It outlives the configurations that use it.
 type Node struct {
 	Dir string
 	DB  *sqldb.DB
 
-	lock *os.File
+	key  nodeKey
+	mark *os.File // the lock in the directory; on PostgreSQL the directory itself
 	mu   sync.Mutex
 	mem  map[string]any
 	refs int
 }
 
+// nodeKey tells the nodes of a process apart. dsn is empty for SQLite.
+type nodeKey struct{ dir, dsn string }
+
 var (
 	nodesMu sync.Mutex
-	nodes   = map[string]*Node{}
+	nodes   = map[nodeKey]*Node{}
 )
 
-// openNode opens the data directory, or takes one more reference on it if this process has it open.
-func openNode(ctx context.Context, dir string) (*Node, error) {
+// openNode opens the data directory and the database, or takes one more reference on them if this
+// process has them open.
+func openNode(ctx context.Context, dir, dsn string) (*Node, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}
+	key := nodeKey{abs, dsn}
 	nodesMu.Lock()
 	defer nodesMu.Unlock()
-	if n, ok := nodes[abs]; ok {
+	if n, ok := nodes[key]; ok {
 		n.refs++
 		return n, nil
 	}
 	if err = os.MkdirAll(abs, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir %s cannot be created, choose another or correct the permissions: %w", dir, err)
 	}
-	lock, err := lockDir(abs)
-	if err != nil {
+	n := &Node{Dir: abs, key: key, mem: map[string]any{}, refs: 1}
+	if err = n.open(ctx); err != nil {
 		return nil, err
 	}
-	db, err := sqldb.Open(ctx, abs)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("data_dir %s: %w", dir, err), lock.Close())
-	}
-	n := &Node{Dir: abs, DB: db, lock: lock, mem: map[string]any{}, refs: 1}
-	nodes[abs] = n
+	nodes[key] = n
 	return n, nil
+}
+
+// open opens what the node stands for. SQLite is for one process, PostgreSQL for many.
+func (n *Node) open(ctx context.Context) (err error) {
+	if n.key.dsn != "" {
+		if n.mark, err = os.Open(n.Dir); err != nil {
+			return fmt.Errorf("data_dir %s is not readable, correct its permissions: %w", n.Dir, err)
+		}
+		if n.DB, err = sqldb.OpenPostgres(ctx, n.key.dsn); err != nil {
+			return errors.Join(err, n.mark.Close())
+		}
+		return nil
+	}
+	if n.mark, err = lockDir(n.Dir); err != nil {
+		return err
+	}
+	if n.DB, err = sqldb.Open(ctx, n.Dir); err != nil {
+		return errors.Join(fmt.Errorf("data_dir %s: %w", n.Dir, err), n.mark.Close())
+	}
+	return nil
 }
 
 // lockDir makes sure that one process alone works on the directory. The kernel drops the lock
@@ -86,18 +105,18 @@ func (n *Node) release() error {
 	if n.refs--; n.refs > 0 {
 		return nil
 	}
-	delete(nodes, n.Dir)
-	return errors.Join(n.DB.Close(), n.lock.Close())
+	delete(nodes, n.key)
+	return errors.Join(n.DB.Close(), n.mark.Close())
 }
 
 // checkDir says whether the data directory is still the one that was opened: a removed one goes on
 // taking rows into files that nobody will find again.
 func (n *Node) checkDir() error {
-	opened, err := n.lock.Stat()
+	opened, err := n.mark.Stat()
 	if err != nil {
 		return fmt.Errorf("data_dir %s: %w", n.Dir, err)
 	}
-	now, err := os.Stat(filepath.Join(n.Dir, "lock"))
+	now, err := os.Stat(n.mark.Name())
 	if err != nil {
 		return fmt.Errorf("data_dir %s: %w", n.Dir, err)
 	}
@@ -118,38 +137,6 @@ func (n *Node) Memory(key string, create func() any) any {
 		n.mem[key] = v
 	}
 	return v
-}
-
-// GeneratedKey reads the key file of that name under keys/ in the data directory; if there is none
-// it is made by generate and stored with mode 0600 before it is used.
-func (n *Node) GeneratedKey(name string, generate func() ([]byte, error)) (*secret.Set, error) {
-	return GeneratedKey(n.Dir, name, generate)
-}
-
-// GeneratedKey is Node.GeneratedKey for a command that works on a data directory without opening it.
-// It is safe when two processes do it at once: one of the keys wins and both use it.
-func GeneratedKey(dir, name string, generate func() ([]byte, error)) (*secret.Set, error) {
-	path := filepath.Join(dir, "keys", name)
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		b, err = createKey(path, generate)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the key %s cannot be read or made: %w", path, err)
-	}
-	return secret.NewSet(name, secret.Version{Label: name, Value: secret.NewValue(b)}), nil
-}
-
-func createKey(path string, generate func() ([]byte, error)) ([]byte, error) {
-	b, err := generate()
-	if err != nil {
-		return nil, err
-	}
-	// A link fails where a rename would replace the key that another process has just made.
-	if err = WriteFile(path, b, os.Link); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	return os.ReadFile(path)
 }
 
 // WriteFile writes a file of mode 0600, all of it or nothing: it is in a new place and synced before

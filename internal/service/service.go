@@ -28,6 +28,12 @@ type Opener interface {
 	Open(ctx context.Context, h *Host) (Service, error)
 }
 
+// Fitter is an Opener that needs something of the settings of all backends.
+type Fitter interface {
+	// Fits says what is missing there. It opens and dials nothing.
+	Fits(s Settings) error
+}
+
 // SubjectHeader names the authenticated subject in a request to a backend. The gateway sets it
 // from {http.auth.user.id} after deleting what the client sent; a proxy in front of cmd/backends
 // must do the same.

@@ -1,5 +1,6 @@
-// Package sqldb opens the SQL database: SQLite in the data directory. It loses nothing at a power
-// cut (WAL, synchronous=FULL) and writes through one connection, which SQLite does fastest.
+// Package sqldb opens the SQL database: SQLite in the data directory, or PostgreSQL. SQLite loses
+// nothing at a power cut (WAL, synchronous=FULL) and writes through one connection, which it does
+// fastest. Statements have the placeholders $1, $2…, which both understand.
 package sqldb
 
 import (
@@ -7,12 +8,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"path/filepath"
 	"sync"
 
-	"github.com/pressly/goose/v3"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -20,14 +20,16 @@ import (
 // File is the database's name in the data directory.
 const File = "gatehouse.db"
 
-// DB is an open database. Write has one connection: a caller that holds a transaction on it must
-// run every statement through that transaction, or it waits for itself. Read has several and
-// refuses to write; it sees what was committed before its statement began.
+// DB is an open database. On SQLite Write has one connection: a caller that holds a transaction on it
+// must run every statement through that transaction, or it waits for itself. Read has several and
+// refuses to write; it sees what was committed before its statement began. On PostgreSQL both are
+// pools of some connections, and it is the code that keeps writes out of Read.
 type DB struct {
 	Write *sql.DB
 	Read  *sql.DB
 
-	mu sync.Mutex // one migration at a time
+	postgres *pgxpool.Config // nil on SQLite
+	mu       sync.Mutex      // one migration at a time
 }
 
 // Open opens the database in dir, creating it if it is not there. The caller closes it.
@@ -63,22 +65,12 @@ func open(path, mode string, conns int) (*sql.DB, error) {
 // Close closes both pools.
 func (db *DB) Close() error { return errors.Join(db.Read.Close(), db.Write.Close()) }
 
-// Migrate brings the tables of one owner to its newest version. The files are goose migrations
-// (NNNNN_name.sql) at the root of files; the versions applied are kept in the table goose_<owner>.
-func (db *DB) Migrate(ctx context.Context, owner string, files fs.FS) error {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	p, err := goose.NewProvider(goose.DialectSQLite3, db.Write, files, goose.WithTableName("goose_"+owner), goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("reading the migrations of %s: %w", owner, err)
-	}
-	if _, err = p.Up(ctx); err != nil {
-		return fmt.Errorf("migrating the tables of %s: %w", owner, err)
-	}
-	return nil
-}
+// Postgres says whether this is PostgreSQL, which several instances may share, and not SQLite.
+func (db *DB) Postgres() bool { return db.postgres != nil }
 
-// InTx runs fn in a transaction on the writing connection and commits it, or rolls back if fn fails.
+// InTx runs fn in a transaction for writing and commits it, or rolls back if fn fails. On SQLite no
+// other write happens meanwhile. On PostgreSQL (READ COMMITTED) others do: what must not change
+// between a read and a write is locked first, by an UPDATE of its row or by LockInTx.
 func (db *DB) InTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	tx, err := db.Write.BeginTx(ctx, nil)
 	if err != nil {
@@ -94,15 +86,31 @@ func (db *DB) InTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	return nil
 }
 
-// IsBusy says whether err means that the database cannot write now, but may later: another writer
-// holds it, or the disk is full.
+// LockInTx makes transactions that call it with the same name happen one after the other, over all
+// instances: it waits for the others, and holds until tx ends. On SQLite that is so anyway.
+func (db *DB) LockInTx(ctx context.Context, tx *sql.Tx, name string) error {
+	if !db.Postgres() {
+		return nil
+	}
+	if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "gatehouse "+name); err != nil {
+		return fmt.Errorf("waiting for %s: %w", name, err)
+	}
+	return nil
+}
+
+// IsBusy says whether err means that the database cannot do this now, but may later: another writer
+// holds it, the disk is full, it was too slow, or it cannot be reached.
 func IsBusy(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && (e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_FULL)
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_FULL
+	}
+	return errors.Is(err, context.DeadlineExceeded) || isBusyPostgres(err)
 }
 
 // IsUnique says whether err is a violation of a UNIQUE or PRIMARY KEY constraint.
 func IsUnique(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+	}
+	return isUniquePostgres(err)
 }

@@ -49,6 +49,9 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 //		backend  NAME {                  # settings of a bundled backend, see its own grammar
 //			...
 //		}
+//		database postgres://USER@HOST[:PORT]/DB[?OPTION=VALUE...] {  # default: SQLite in data_dir
+//			password SECRET          # options are those of libpq, such as sslmode, and pool_max_conns
+//		}
 //		redis ADDRESS... {               # redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS; several: a Cluster
 //			password SECRET          # instead of one in the address
 //			ca       PATH            # certificates in PEM that the server's must be signed by
@@ -79,7 +82,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		dispense.Option{Name: "backend", Repeats: true, Parse: a.parseBackend},
 		dispense.Option{Name: "profile", Parse: a.parseProfile},
 		dispense.Option{Name: "redis", Parse: a.parseRedis},
-		later("database", "rows are kept in SQLite in data_dir"),
+		dispense.Option{Name: "database", Parse: a.parseDatabase},
 		later("objects", "objects are kept on disk in data_dir"),
 	)
 }
@@ -141,6 +144,20 @@ func (a *App) parseBackend(d *caddyfile.Dispenser) error {
 	}
 	a.BackendsRaw[name] = raw
 	return nil
+}
+
+func (a *App) parseDatabase(d *caddyfile.Dispenser) error {
+	if args := d.RemainingArgs(); len(args) == 1 {
+		a.Database = args[0]
+	} else {
+		return d.Err("database needs one URL, such as: database postgres://user@host/db")
+	}
+	if err := a.CheckDatabaseURL(); err != nil { // while the dispenser is on its line
+		return d.WrapErr(err)
+	}
+	return dispense.Block(d, "database",
+		dispense.Option{Name: "password", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &a.DatabasePassword) }},
+	)
 }
 
 func (a *App) parseRedis(d *caddyfile.Dispenser) error {

@@ -96,6 +96,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err = a.checkRedis(); err != nil {
 		return err
 	}
+	if err = a.checkDatabase(); err != nil {
+		return err
+	}
 	if err = a.hash(); err != nil {
 		return err
 	}
@@ -112,11 +115,20 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return a.provisionProfile()
 }
 
+// checkDatabase is the database's part of Provision.
+func (a *App) checkDatabase() error {
+	if a.DatabasePassword != "" {
+		if _, err := a.Secret(a.DatabasePassword); err != nil {
+			return fmt.Errorf("database: %w", err)
+		}
+	}
+	return a.CheckDatabase(a.secrets)
+}
+
 // hash identifies the settings and the secrets in force, so that a changed key file makes a new host.
 func (a *App) hash() error {
 	h := sha256.New()
 	settings := a.Settings
-	settings.Redis = nil // no backend uses it
 	settings.Secrets = maps.Clone(a.Secrets)
 	for name, s := range settings.Secrets {
 		s.At = "" // a line that moved changes nothing
@@ -141,6 +153,11 @@ func (a *App) add(name string, module any) error {
 	o, ok := module.(service.Opener)
 	if !ok {
 		return fmt.Errorf("backend %s: module %T is not a backend", name, module)
+	}
+	if f, ok := module.(service.Fitter); ok {
+		if err := f.Fits(a.Settings); err != nil {
+			return fmt.Errorf("backend %s: %w", name, err)
+		}
 	}
 	a.openers[name] = o
 	return nil

@@ -1,0 +1,266 @@
+package jobs
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+)
+
+const (
+	// countFor is how long a number of waiting jobs, and what is being drained, is believed. What this
+	// instance itself takes in is added at once, so a cap is passed only by what others take in meanwhile.
+	countFor = time.Second
+	// maxTallies bounds how many numbers are remembered.
+	maxTallies = 10_000
+	// drainRetry is the Retry-After of a queue that takes no jobs.
+	drainRetry = 10 * time.Second
+)
+
+// apiState is the memory of the HTTP API.
+type apiState struct {
+	callbacks *bell  // an end that a callback may be due for
+	bells     *bells // jobs for the long polls of pull workers
+	drained   drained
+	tallies   tallies
+}
+
+func newAPIState() apiState {
+	return apiState{callbacks: newBell(), bells: newBells(), tallies: tallies{known: map[lot]tally{}}}
+}
+
+func noRows(err error) bool { return errors.Is(err, sql.ErrNoRows) }
+
+// admit says why orders that are in order cannot be taken now: a queue is drained, or has as many
+// waiting jobs as it may.
+func (s *Service) admit(ctx context.Context, orders []order) error {
+	draining, err := s.drained.names(ctx, s)
+	if err != nil {
+		return err
+	}
+	var lots []lot
+	n := map[lot]int{}
+	add := func(l lot, most int) {
+		if most > 0 {
+			if n[l] == 0 {
+				lots = append(lots, l)
+			}
+			n[l]++
+		}
+	}
+	for i := range orders {
+		o := &orders[i]
+		if draining[o.queue] {
+			e := problem.New(problem.Unavailable, "The queue %s is being drained and takes no new jobs until it is resumed.", o.queue)
+			e.RetryAfter = drainRetry
+			return e
+		}
+		q := s.settings(o.queue)
+		add(lot{queue: o.queue}, q.Waiting)
+		if o.args.Key != "" {
+			add(lot{queue: o.queue, key: o.args.Key}, q.KeyWaiting)
+		}
+	}
+	for i, l := range lots {
+		over, err := s.overWaiting(ctx, l, n[l])
+		if err != nil || over {
+			for _, taken := range lots[:i] {
+				s.tallies.add(taken, -n[taken])
+			}
+			if err != nil {
+				return err
+			}
+			return s.tooMany(l)
+		}
+	}
+	return nil
+}
+
+func (s *Service) tooMany(l lot) error {
+	q := s.settings(l.queue)
+	e := problem.New(problem.QuotaExceeded, "The queue %s has %d jobs waiting and takes no more: try again when some have run.", l.queue, q.Waiting)
+	if l.key != "" {
+		e = problem.New(problem.QuotaExceeded, "This key has %d jobs waiting in the queue %s, which takes no more of it: try again when some have run.", q.KeyWaiting, l.queue)
+	}
+	e.RetryAfter = countFor
+	return e
+}
+
+// lot is the jobs of a queue, or of one key of it.
+type lot struct{ queue, key string }
+
+// overWaiting says whether n more would be more than may wait. If not, they count from now on.
+func (s *Service) overWaiting(ctx context.Context, l lot, n int) (bool, error) {
+	q := s.settings(l.queue)
+	most := q.Waiting
+	if l.key != "" {
+		most = q.KeyWaiting
+	}
+	if over, known := s.tallies.take(l, n, most); known {
+		return over, nil
+	}
+	query, args := `SELECT count(*) FROM (SELECT 1 FROM river_job j WHERE j.queue = $1
+		AND j.state IN ('available', 'pending', 'retryable', 'scheduled')`, []any{l.queue, most + 1}
+	if l.key != "" {
+		query, args = query+" AND "+s.q.key+" = $3", append(args, l.key)
+	}
+	var waiting int
+	if err := s.db.Read.QueryRowContext(ctx, query+" LIMIT $2) AS waiting", args...).Scan(&waiting); err != nil {
+		return false, fmt.Errorf("counting waiting jobs: %w", err)
+	}
+	s.tallies.set(l, waiting)
+	over, _ := s.tallies.take(l, n, most)
+	return over, nil
+}
+
+// tallies remembers how many jobs wait.
+type tallies struct {
+	mu    sync.Mutex
+	known map[lot]tally
+}
+
+type tally struct {
+	n  int
+	at time.Time
+}
+
+// take adds n if the sum is not above most. known says that the number is fresh enough to tell.
+func (t *tallies) take(l lot, n, most int) (over, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c, ok := t.known[l]
+	if !ok || time.Since(c.at) > countFor {
+		return false, false
+	}
+	if c.n+n > most {
+		return true, true
+	}
+	c.n += n
+	t.known[l] = c
+	return false, true
+}
+
+func (t *tallies) add(l lot, n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c, ok := t.known[l]; ok {
+		c.n += n
+		t.known[l] = c
+	}
+}
+
+func (t *tallies) set(l lot, n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.known) >= maxTallies {
+		for old, c := range t.known {
+			if len(t.known) < maxTallies/2 && time.Since(c.at) < countFor {
+				break
+			}
+			delete(t.known, old)
+		}
+	}
+	t.known[l] = tally{n, time.Now()}
+}
+
+// drained remembers which queues are being drained.
+type drained struct {
+	mu    sync.Mutex
+	known map[string]bool
+	at    time.Time
+}
+
+func (d *drained) names(ctx context.Context, s *Service) (map[string]bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known != nil && time.Since(d.at) < countFor {
+		return d.known, nil
+	}
+	known, err := s.drains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.known, d.at = known, time.Now()
+	return known, nil
+}
+
+// forget makes the next look read the table.
+func (d *drained) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.known = nil
+}
+
+// bell wakes one loop.
+type bell struct{ signal chan struct{} }
+
+func newBell() *bell { return &bell{make(chan struct{}, 1)} }
+
+// poke wakes the loop, now or when it next waits. It never blocks.
+func (b *bell) poke() {
+	select {
+	case b.signal <- struct{}{}:
+	default:
+	}
+}
+
+// bells wake all who wait for something of a name.
+type bells struct {
+	mu      sync.Mutex
+	waiting map[string]chan struct{}
+	stopped bool
+}
+
+func newBells() *bells { return &bells{waiting: map[string]chan struct{}{}} }
+
+// wait is closed at the next ring.
+func (b *bells) wait(name string) <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c, ok := b.waiting[name]
+	if !ok {
+		c = make(chan struct{})
+		if b.waiting[name] = c; b.stopped {
+			close(c)
+		}
+	}
+	return c
+}
+
+// ring wakes who waits for the name.
+func (b *bells) ring(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c, ok := b.waiting[name]; ok && !b.stopped {
+		close(c)
+		delete(b.waiting, name)
+	}
+}
+
+// ringAt is ring at a time in the future.
+func (b *bells) ringAt(at time.Time, name string) {
+	time.AfterFunc(time.Until(at)+time.Millisecond, func() { b.ring(name) })
+}
+
+// stop wakes all, and nobody waits any more.
+func (b *bells) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return
+	}
+	b.stopped = true
+	for _, c := range b.waiting {
+		close(c)
+	}
+}
+
+func (b *bells) isStopped() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.stopped
+}

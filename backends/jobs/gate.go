@@ -1,0 +1,442 @@
+package jobs
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/rivertype"
+)
+
+// A gate decides which waiting jobs start. It stands in place of the engine's own fetch, which knows
+// one order for all: here the keys of a queue take turns, and no bound of the queue is exceeded,
+// counted over all instances. One fetch of a queue runs at a time, in whichever instance.
+
+const (
+	// priorities are those of jobs, 1 the first.
+	priorities = 4
+	// maxLanes is how many keys one fetch looks at, per priority.
+	maxLanes = 512
+	// gateRounds bounds the rounds in which one fetch fills up its slots.
+	gateRounds = 4
+)
+
+// gate is the memory of a Service about its fetches.
+type gate struct {
+	mu      sync.Mutex
+	cursors map[turn]string // the key that was served last
+}
+
+type turn struct {
+	queue    string
+	priority int
+}
+
+// lane is the waiting jobs of one key.
+type lane struct {
+	key  string
+	room int // how many of them may start
+}
+
+// executor is the engine's access to the database with our fetch.
+type executor struct {
+	riverdriver.Executor
+	s *Service
+}
+
+// JobGetAvailable marks jobs as running and gives them to the engine.
+func (e executor) JobGetAvailable(ctx context.Context, p *riverdriver.JobGetAvailableParams) (*riverdriver.JobGetAvailableResult, error) {
+	jobs, err := e.s.take(ctx, p.Queue, p.MaxToLock, p.ClientID)
+	return &riverdriver.JobGetAvailableResult{Jobs: jobs}, err
+}
+
+// take starts up to want waiting jobs of the queue in the name of owner.
+func (s *Service) take(ctx context.Context, queue string, want int, owner string) (jobs []*rivertype.JobRow, err error) {
+	q := s.settings(queue)
+	if want = s.breakers.room(q.Target, want); want <= 0 {
+		return nil, nil
+	}
+	waiting, err := s.anyWaiting(ctx, queue)
+	if err != nil || !waiting {
+		return nil, err
+	}
+	var next time.Duration
+	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+		f := fetch{s: s, tx: tx, queue: queue, q: q, owner: owner, want: want}
+		if err := f.run(ctx); err != nil {
+			return err
+		}
+		next = f.next
+		if len(f.ids) == 0 {
+			return nil
+		}
+		jobs, err = s.river.Driver().UnwrapExecutor(tx).JobGetByIDMany(ctx, &riverdriver.JobGetByIDManyParams{ID: f.ids})
+		if err != nil {
+			return fmt.Errorf("reading the jobs that start: %w", err)
+		}
+		order := make(map[int64]int, len(f.ids))
+		for i, id := range f.ids {
+			order[id] = i
+		}
+		slices.SortFunc(jobs, func(a, b *rivertype.JobRow) int { return order[a.ID] - order[b.ID] })
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetching jobs of the queue %s: %w", queue, err)
+	}
+	if next > 0 {
+		s.wake.pokeAt(time.Now().Add(next), queue)
+	}
+	return jobs, nil
+}
+
+// anyWaiting says whether a job of the queue is due. It reads one entry of an index, so that an idle
+// queue costs no transaction.
+func (s *Service) anyWaiting(ctx context.Context, queue string) (bool, error) {
+	var one int
+	err := s.db.Read.QueryRowContext(ctx, `SELECT 1 FROM river_job j
+		WHERE j.queue = $1 AND j.state = 'available' AND j.scheduled_at <= `+s.q.now+` LIMIT 1`, queue).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for jobs: %w", err)
+	}
+	return true, nil
+}
+
+// fetch is one fetch under way.
+type fetch struct {
+	s     *Service
+	tx    *sql.Tx
+	queue string
+	q     Queue
+	owner string
+	want  int
+
+	now     time.Time // of the database, where a rate is in force
+	running map[string]int
+	rates   map[string]time.Time // by key: when the next start is due
+	ids     []int64
+	next    time.Duration // when a rate lets the next one start, 0 if none is in the way
+}
+
+func (f *fetch) run(ctx context.Context) error {
+	paused, err := f.lock(ctx)
+	if err != nil || paused && f.q.Pull {
+		return err
+	}
+	if err = f.count(ctx); err != nil {
+		return err
+	}
+	if f.q.Rate != (Rate{}) {
+		allowed, err := f.allowed(ctx, queueRate, f.q.Rate)
+		if err != nil {
+			return err
+		}
+		f.want = min(f.want, allowed)
+	}
+	for p := 1; p <= priorities && f.want > 0; p++ {
+		if err = f.serve(ctx, p); err != nil {
+			return err
+		}
+	}
+	if f.q.Rate != (Rate{}) && len(f.ids) > 0 {
+		return f.charge(ctx, queueRate, f.q.Rate, len(f.ids))
+	}
+	return nil
+}
+
+// lock makes this the only fetch of the queue. SQLite has one writer anyway.
+func (f *fetch) lock(ctx context.Context) (paused bool, err error) {
+	query, dest := "SELECT paused_at IS NOT NULL FROM river_queue WHERE name = $1", []any{&paused}
+	var micros int64
+	if f.s.q.pg {
+		query = "SELECT paused_at IS NOT NULL, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM river_queue WHERE name = $1 FOR UPDATE"
+		dest = append(dest, &micros)
+	}
+	err = f.tx.QueryRowContext(ctx, query, f.queue).Scan(dest...)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return false, fmt.Errorf("locking the queue: %w", err)
+	}
+	if f.now = time.Now(); micros != 0 {
+		f.now = time.UnixMicro(micros)
+	}
+	return paused, nil
+}
+
+// count reads what runs. A single process that pushes has its own bound in the engine.
+func (f *fetch) count(ctx context.Context) error {
+	if !f.s.q.pg && f.q.KeyConcurrency == 0 && !f.q.Pull {
+		return nil
+	}
+	f.running = map[string]int{}
+	rows, err := f.tx.QueryContext(ctx, "SELECT "+f.s.q.key+", count(*) FROM river_job j WHERE j.queue = $1 AND j.state = 'running' GROUP BY 1", f.queue)
+	if err != nil {
+		return fmt.Errorf("counting running jobs: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	all := 0
+	for rows.Next() {
+		var key string
+		var n int
+		if err = rows.Scan(&key, &n); err != nil {
+			return fmt.Errorf("counting running jobs: %w", err)
+		}
+		f.running[key] = n
+		all += n
+	}
+	f.want = min(f.want, f.q.Concurrency-all)
+	return rows.Err()
+}
+
+// serve fills the slots from one priority: the keys after the one that was served last, then those
+// before it.
+func (f *fetch) serve(ctx context.Context, priority int) error {
+	at := turn{f.queue, priority}
+	f.s.gate.mu.Lock()
+	cursor := f.s.gate.cursors[at]
+	f.s.gate.mu.Unlock()
+	after, err := f.lanes(ctx, priority, ">", cursor)
+	if err != nil {
+		return err
+	}
+	all := after
+	if len(all) < maxLanes {
+		// From the beginning; what stands behind the cursor is there already.
+		before, err := f.lanes(ctx, priority, ">=", "")
+		if err != nil {
+			return err
+		}
+		for _, l := range before {
+			if len(after) > 0 && l.key == after[0].key {
+				break
+			}
+			all = append(all, l)
+		}
+	}
+	for range gateRounds {
+		if f.want <= 0 || len(all) == 0 {
+			return nil
+		}
+		asked := share(all, f.want)
+		got, err := f.claim(ctx, priority, asked)
+		if err != nil {
+			return err
+		}
+		var rest []lane
+		for i, l := range asked {
+			n := got[l.key]
+			if f.want -= n; n > 0 {
+				f.s.gate.mu.Lock()
+				f.s.gate.cursors[at] = l.key
+				f.s.gate.mu.Unlock()
+				if f.q.KeyRate != (Rate{}) && l.key != "" {
+					if err = f.charge(ctx, l.key, f.q.KeyRate, n); err != nil {
+						return err
+					}
+				}
+			}
+			if left := all[i].room - n; n == l.room && left > 0 {
+				rest = append(rest, lane{l.key, left})
+			}
+		}
+		all = append(rest, all[len(asked):]...)
+	}
+	return nil
+}
+
+// share divides slots among lanes, at least one for each as far as they go.
+func share(all []lane, slots int) []lane {
+	n := min(len(all), slots)
+	shares := make([]lane, n)
+	for i := range shares {
+		shares[i] = lane{all[i].key, min(all[i].room, (slots+n-1-i)/n)}
+	}
+	return shares
+}
+
+// lanes are the keys with due jobs that may start, in their order from the cursor on.
+func (f *fetch) lanes(ctx context.Context, priority int, op, cursor string) ([]lane, error) {
+	seek := func(op, from string) string {
+		return `SELECT ` + f.s.q.key + ` FROM river_job j WHERE j.queue = $1 AND j.state = 'available' AND j.priority = $2
+			AND ` + f.s.q.key + ` ` + op + ` ` + from + ` AND j.scheduled_at <= ` + f.s.q.now + ` ORDER BY ` + f.s.q.key + ` LIMIT 1`
+	}
+	column, text := "k", "$3"
+	if f.s.q.pg {
+		column, text = `k COLLATE "C"`, "$3::text"
+	}
+	//nolint:gosec // the pieces are constants, values are parameters
+	rows, err := f.tx.QueryContext(ctx, `WITH RECURSIVE lane(k) AS (
+		SELECT * FROM (`+seek(op, text)+`) AS head
+		UNION ALL
+		SELECT (`+seek(">", "lane."+column)+`) FROM lane WHERE lane.k IS NOT NULL)
+		SELECT k FROM lane WHERE k IS NOT NULL LIMIT $4`, f.queue, priority, cursor, maxLanes)
+	if err != nil {
+		return nil, fmt.Errorf("reading the keys that wait: %w", err)
+	}
+	var keys []string
+	for rows.Next() {
+		var key string
+		if err = rows.Scan(&key); err != nil {
+			break
+		}
+		keys = append(keys, key)
+	}
+	if err = cmp.Or(err, rows.Err(), rows.Close()); err != nil {
+		return nil, fmt.Errorf("reading the keys that wait: %w", err)
+	}
+	var all []lane
+	for _, key := range keys {
+		room, err := f.room(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if room > 0 {
+			all = append(all, lane{key, room})
+		}
+	}
+	return all, nil
+}
+
+// room is how many jobs of the key may start, by the bounds of a key. Jobs without one have none.
+func (f *fetch) room(ctx context.Context, key string) (int, error) {
+	room := math.MaxInt
+	if key == "" {
+		return room, nil
+	}
+	if f.q.KeyConcurrency > 0 {
+		room = f.q.KeyConcurrency - f.running[key]
+	}
+	if room > 0 && f.q.KeyRate != (Rate{}) {
+		allowed, err := f.allowed(ctx, key, f.q.KeyRate)
+		if err != nil {
+			return 0, err
+		}
+		room = min(room, allowed)
+	}
+	return room, nil
+}
+
+// claim marks the first jobs of the lanes as running, and says how many of each.
+func (f *fetch) claim(ctx context.Context, priority int, lanes []lane) (map[string]int, error) {
+	got := map[string]int{}
+	scan := func(query string, args ...any) error {
+		rows, err := f.tx.QueryContext(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = rows.Close() }()
+		for rows.Next() {
+			var id int64
+			var key string
+			if err = rows.Scan(&id, &key); err != nil {
+				return err
+			}
+			f.ids = append(f.ids, id)
+			got[key]++
+			if f.running != nil {
+				f.running[key]++
+			}
+		}
+		return rows.Err()
+	}
+	if f.s.q.pg {
+		asked, err := json.Marshal(lanesOf(lanes))
+		if err != nil {
+			return nil, err
+		}
+		err = scan(claimPostgres, f.queue, priority, string(asked), f.owner)
+		return got, wrapClaim(err)
+	}
+	for _, l := range lanes {
+		if err := scan(claimSQLite, f.queue, priority, l.key, min(l.room, f.want), f.owner); err != nil {
+			return got, wrapClaim(err)
+		}
+	}
+	return got, nil
+}
+
+func wrapClaim(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("starting jobs: %w", err)
+}
+
+// asked is a lane as claimPostgres reads it.
+type asked struct {
+	K string `json:"k"`
+	N int    `json:"n"`
+}
+
+func lanesOf(lanes []lane) []asked {
+	all := make([]asked, len(lanes))
+	for i, l := range lanes {
+		all[i] = asked{l.key, l.room}
+	}
+	return all
+}
+
+var claimSQLite = `UPDATE river_job SET state = 'running', attempt = attempt + 1, attempted_at = ` + sqliteDialect.now + `,
+		attempted_by = jsonb_array($5)
+	WHERE id IN (SELECT j.id FROM river_job j WHERE j.queue = $1 AND j.state = 'available' AND j.priority = $2 AND ` + sqliteDialect.key + ` = $3
+		AND j.scheduled_at <= ` + sqliteDialect.now + ` ORDER BY j.scheduled_at, j.id LIMIT $4)
+	RETURNING id, ` + bare(sqliteDialect.key)
+
+var claimPostgres = `UPDATE river_job SET state = 'running', attempt = river_job.attempt + 1, attempted_at = now(), attempted_by = ARRAY[$4::text]
+	FROM (SELECT j.id FROM json_to_recordset($3::json) AS l(k text, n integer) CROSS JOIN LATERAL (
+		SELECT j.id FROM river_job j WHERE j.queue = $1 AND j.state = 'available' AND j.priority = $2 AND ` + postgresDialect.key + ` = l.k
+		AND j.scheduled_at <= now() ORDER BY j.scheduled_at, j.id LIMIT l.n FOR UPDATE SKIP LOCKED) AS j) AS due
+	WHERE river_job.id = due.id
+	RETURNING river_job.id, coalesce(river_job.metadata ->> 'key', '')`
+
+// queueRate stands in the table of rates for the whole queue; no key is empty.
+const queueRate = ""
+
+// allowed is how many jobs the rate lets start now.
+func (f *fetch) allowed(ctx context.Context, key string, r Rate) (int, error) {
+	due, ok := f.rates[key]
+	if !ok {
+		var micros int64
+		err := f.tx.QueryRowContext(ctx, "SELECT due_at FROM jobs_rates WHERE queue = $1 AND job_key = $2", f.queue, key).Scan(&micros)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return 0, fmt.Errorf("reading a rate: %w", err)
+		}
+		due = time.UnixMicro(micros)
+		if f.rates == nil {
+			f.rates = map[string]time.Time{}
+		}
+		f.rates[key] = due
+	}
+	n := r.allowed(due, f.now)
+	if n == 0 {
+		if wait := r.next(due).Sub(f.now); f.next == 0 || wait < f.next {
+			f.next = max(wait, time.Millisecond)
+		}
+	}
+	return n, nil
+}
+
+// charge takes n starts from the rate.
+func (f *fetch) charge(ctx context.Context, key string, r Rate, n int) error {
+	due := r.after(f.rates[key], f.now, n)
+	f.rates[key] = due
+	if wait := r.next(due).Sub(f.now); wait > 0 && (f.next == 0 || wait < f.next) {
+		f.next = wait
+	}
+	_, err := f.tx.ExecContext(ctx, `INSERT INTO jobs_rates (queue, job_key, due_at) VALUES ($1, $2, $3)
+		ON CONFLICT (queue, job_key) DO UPDATE SET due_at = excluded.due_at`, f.queue, key, due.UnixMicro())
+	if err != nil {
+		return fmt.Errorf("storing a rate: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,243 @@
+package jobs
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+)
+
+// Who runs a job holds a lease on it by being alive: each instance says so every two seconds in one
+// row, whatever it runs, and the jobs of one that has been silent are put back by any other. So a long
+// job needs no long lease, and a dead one is run again within seconds.
+
+const (
+	// beatEvery is the time between two signs of life, and between two looks for the dead.
+	beatEvery = 2 * time.Second
+	// deadAfter is how long an instance is silent before its jobs are taken from it.
+	deadAfter = 10 * time.Second
+	// rememberDead is how long the row of a silent instance is kept.
+	rememberDead = time.Hour
+)
+
+// pullOwner begins the owner of a job that a pull worker has leased; its lease is a row of its own.
+const pullOwner = "pull:"
+
+// millis is the clock of the database.
+func (d dialect) millis() string {
+	if d.pg {
+		return "(extract(epoch FROM now()) * 1000)::bigint"
+	}
+	return "cast(unixepoch('subsec') * 1000 AS integer)"
+}
+
+// newInstance is a name that no other instance has.
+func newInstance() string {
+	host, _ := os.Hostname()
+	return strings.Map(func(r rune) rune {
+		if r == ':' || r < ' ' {
+			return '-'
+		}
+		return r
+	}, host) + "-" + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatUint(rand.Uint64(), 36)
+}
+
+// beat says that this instance is alive.
+func (s *Service) beat(ctx context.Context) error {
+	_, err := s.db.Write.ExecContext(ctx, `INSERT INTO jobs_instances (id, seen_at) VALUES ($1, `+s.q.millis()+`)
+		ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at`, s.id)
+	if err != nil {
+		return fmt.Errorf("saying that this instance is alive: %w", err)
+	}
+	return nil
+}
+
+// retire forgets this instance: what it still held may be run by others at once.
+func (s *Service) retire(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), beatEvery)
+	defer cancel()
+	if _, err := s.db.Write.ExecContext(ctx, "DELETE FROM jobs_instances WHERE id = $1", s.id); err != nil {
+		s.log.Warn("the jobs of this instance are taken over later", "error", err)
+	}
+}
+
+// beatLoop says that this instance is alive and takes over from those that are not, until ctx ends.
+func (s *Service) beatLoop(ctx context.Context) {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	// Whoever could not speak itself must not take others for dead: the database was away for all, or
+	// this process slept.
+	last, since := time.Now(), time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		turn, cancel := context.WithTimeout(ctx, deadAfter/2)
+		err := s.beat(turn)
+		switch {
+		case err != nil || time.Since(last) > deadAfter/2:
+			since = time.Now()
+		case time.Since(since) > deadAfter:
+			err = s.rescue(turn)
+		}
+		last = time.Now()
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("the jobs of dead instances could not be looked for", "error", err)
+		}
+	}
+}
+
+// rescue puts the jobs of silent instances back, with the attempt it took given back: a crash is not
+// the job's failure. One that was being cancelled is cancelled. Two that rescue at once do no harm.
+func (s *Service) rescue(ctx context.Context) error {
+	silent := `NOT EXISTS (SELECT 1 FROM jobs_instances i WHERE i.id = ` + s.q.owner + ` AND i.seen_at > ` + s.q.millis() + ` - $1)`
+	var n int
+	err := s.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM river_job j WHERE j.state = 'running'
+		AND coalesce(`+s.q.owner+`, '') NOT LIKE 'pull:%' AND `+silent+` LIMIT 1) AS orphans`, deadAfter.Milliseconds()).Scan(&n)
+	if err != nil {
+		return fmt.Errorf("looking for jobs of dead instances: %w", err)
+	}
+	if n == 0 {
+		return nil
+	}
+	res, err := s.db.Write.ExecContext(ctx, "UPDATE river_job SET "+s.q.putBack()+` WHERE id IN (SELECT j.id FROM river_job j
+		WHERE j.state = 'running' AND coalesce(`+s.q.owner+`, '') NOT LIKE 'pull:%' AND `+silent+`) AND state = 'running'`, deadAfter.Milliseconds())
+	if err != nil {
+		return fmt.Errorf("putting the jobs of dead instances back: %w", err)
+	}
+	if rescued, err := res.RowsAffected(); err == nil && rescued > 0 {
+		s.log.Warn("jobs of a dead instance run again", "jobs", rescued)
+		s.Poke()
+	}
+	_, err = s.db.Write.ExecContext(ctx, "DELETE FROM jobs_instances WHERE seen_at < "+s.q.millis()+" - $1", rememberDead.Milliseconds())
+	return err
+}
+
+// putBack is the SET clause for a job whose owner is dead.
+func (d dialect) putBack() string {
+	least := "max"
+	if d.pg {
+		least = "greatest"
+	}
+	return `attempt = ` + least + `(attempt - 1, 0),
+		state = CASE WHEN metadata ->> 'cancel_attempted_at' IS NULL THEN ` + d.literal("available") + ` ELSE ` + d.literal("cancelled") + ` END,
+		finalized_at = CASE WHEN metadata ->> 'cancel_attempted_at' IS NULL THEN NULL ELSE ` + d.now + ` END`
+}
+
+// literal is a state of the engine as a value.
+func (d dialect) literal(state string) string {
+	if d.pg {
+		return "'" + state + "'::river_job_state"
+	}
+	return "'" + state + "'"
+}
+
+// adopt puts back what ran when the process before this one died. On SQLite the directory is locked,
+// so nobody else can be running it; on PostgreSQL others may, and rescue tells who is dead. The dead
+// process also leads no more, so the next one need not wait for its lease to end.
+func adopt(ctx context.Context, db *sqldb.DB) (n int64, err error) {
+	if db.Postgres() {
+		return 0, nil
+	}
+	q := dialectOf(db)
+	err = db.InTx(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, "UPDATE river_job SET "+q.putBack()+` WHERE id IN (SELECT j.id FROM river_job j
+			WHERE j.state = 'running' AND coalesce(`+q.owner+`, '') NOT LIKE 'pull:%')`)
+		if err != nil {
+			return fmt.Errorf("putting running jobs of an ended process back: %w", err)
+		}
+		if n, err = res.RowsAffected(); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "DELETE FROM river_leader")
+		return err
+	})
+	return n, err
+}
+
+// JobSetStateIfRunningMany ends jobs, but only those that this instance still owns: one that was
+// thought dead, and woke up, must not end what another has started since.
+func (e executor) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.JobSetStateIfRunningManyParams) (rows []*rivertype.JobRow, err error) {
+	if !e.s.q.pg {
+		return e.Executor.JobSetStateIfRunningMany(ctx, p)
+	}
+	err = e.s.db.InTx(ctx, func(tx *sql.Tx) error {
+		owned, err := e.s.owned(ctx, tx, p.ID)
+		if err != nil {
+			return err
+		}
+		x := e.s.river.Driver().UnwrapExecutor(tx)
+		if len(owned) == len(p.ID) {
+			rows, err = x.JobSetStateIfRunningMany(ctx, p)
+			return err
+		}
+		mine, others := split(p, owned)
+		if len(mine.ID) > 0 {
+			if rows, err = x.JobSetStateIfRunningMany(ctx, mine); err != nil {
+				return err
+			}
+		}
+		lost, err := x.JobGetByIDMany(ctx, &riverdriver.JobGetByIDManyParams{ID: others})
+		rows = append(rows, lost...)
+		e.s.log.Warn("jobs that were taken from this instance are not ended by it", "jobs", len(others))
+		return err
+	})
+	return rows, err
+}
+
+// owned are those of the jobs that run in the name of this instance.
+func (s *Service) owned(ctx context.Context, tx *sql.Tx, ids []int64) (map[int64]bool, error) {
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+s.q.ids("j.id", "$1")+
+		" AND j.state = 'running' AND "+s.q.owner+" = $2 ORDER BY j.id FOR UPDATE", string(list), s.id)
+	if err != nil {
+		return nil, fmt.Errorf("reading who runs jobs: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	owned := make(map[int64]bool, len(ids))
+	for rows.Next() {
+		var id int64
+		if err = rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("reading who runs jobs: %w", err)
+		}
+		owned[id] = true
+	}
+	return owned, rows.Err()
+}
+
+// split parts the jobs that are owned from the others.
+func split(p *riverdriver.JobSetStateIfRunningManyParams, owned map[int64]bool) (mine *riverdriver.JobSetStateIfRunningManyParams, others []int64) {
+	mine = &riverdriver.JobSetStateIfRunningManyParams{Now: p.Now, Schema: p.Schema}
+	for i, id := range p.ID {
+		if !owned[id] {
+			others = append(others, id)
+			continue
+		}
+		mine.ID = append(mine.ID, id)
+		mine.Attempt = append(mine.Attempt, p.Attempt[i])
+		mine.ErrData = append(mine.ErrData, p.ErrData[i])
+		mine.FinalizedAt = append(mine.FinalizedAt, p.FinalizedAt[i])
+		mine.MetadataDoMerge = append(mine.MetadataDoMerge, p.MetadataDoMerge[i])
+		mine.MetadataUpdates = append(mine.MetadataUpdates, p.MetadataUpdates[i])
+		mine.ScheduledAt = append(mine.ScheduledAt, p.ScheduledAt[i])
+		mine.State = append(mine.State, p.State[i])
+	}
+	return mine, slices.Clip(others)
+}

@@ -1,0 +1,229 @@
+package jobs
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+)
+
+// maxSchedules is how many schedules there may be.
+const maxSchedules = 1000
+
+// schedule is a stored schedule.
+type schedule struct {
+	Schedule
+	name       string
+	configured bool
+	paused     bool
+	next       time.Time // the next tick; zero if there is none
+	last       time.Time // the newest tick that was fired; zero if none was
+	lastJob    int64     // its job
+}
+
+const scheduleColumns = "name, cron, timezone, queue, payload, target, missed, configured, paused_at, next_at, last_at, last_job"
+
+func scanSchedule(scan func(...any) error) (sc schedule, err error) {
+	var payload string
+	var configured, paused, next, last int64
+	err = scan(&sc.name, &sc.Cron, &sc.Timezone, &sc.Queue, &payload, &sc.Target, &sc.Missed, &configured, &paused, &next, &last, &sc.lastJob)
+	sc.Payload, sc.configured, sc.paused, sc.next, sc.last = []byte(payload), configured != 0, paused != 0, fromMilli(next), fromMilli(last)
+	return sc, err
+}
+
+// fromMilli is a stored time; 0 is the zero time.
+func fromMilli(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// toMilli is fromMilli's reverse.
+func toMilli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// querier is a pool or a transaction.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// querySchedules reads the schedules that where, with its arguments, picks.
+func querySchedules(ctx context.Context, db querier, where string, args ...any) ([]schedule, error) {
+	rows, err := db.QueryContext(ctx, "SELECT "+scheduleColumns+" FROM jobs_schedules "+where, args...) //nolint:gosec // where is a constant of the callers
+	if err != nil {
+		return nil, fmt.Errorf("reading schedules: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	var all []schedule
+	for rows.Next() {
+		sc, err := scanSchedule(rows.Scan)
+		if err != nil {
+			return nil, fmt.Errorf("reading schedules: %w", err)
+		}
+		all = append(all, sc)
+	}
+	if err = rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading schedules: %w", err)
+	}
+	return all, nil
+}
+
+// readSchedule is the named schedule, or the problem that there is none.
+func readSchedule(ctx context.Context, db querier, name string) (schedule, error) {
+	all, err := querySchedules(ctx, db, "WHERE name = $1", name)
+	if err == nil && len(all) == 0 {
+		err = problem.New(problem.NotFound, "There is no schedule %.80q, GET /schedules lists them.", name)
+	}
+	if err != nil {
+		return schedule{}, err
+	}
+	return all[0], nil
+}
+
+// dueSchedules is for the scheduler.
+func (s *Service) dueSchedules(ctx context.Context, now time.Time) (due []schedule, next time.Time, err error) {
+	due, err = querySchedules(ctx, s.db.Read, "WHERE paused_at = 0 AND next_at > 0 AND next_at <= $1 ORDER BY next_at, name", now.UnixMilli())
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	var ms int64
+	err = s.db.Read.QueryRowContext(ctx, "SELECT coalesce(min(next_at), 0) FROM jobs_schedules WHERE paused_at = 0 AND next_at > $1", now.UnixMilli()).Scan(&ms)
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("reading schedules: %w", err)
+	}
+	return due, fromMilli(ms), nil
+}
+
+// fire is for the scheduler. What it enqueues is what is stored at that time: a payload may have been
+// changed since sc was read.
+func (s *Service) fire(ctx context.Context, sc *schedule, next time.Time, ticks []time.Time) (fired bool, err error) {
+	last := sc.last
+	if len(ticks) > 0 {
+		last = ticks[len(ticks)-1]
+	}
+	now := schedule{name: sc.name}
+	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+		var payload string
+		err := tx.QueryRowContext(ctx, `
+			UPDATE jobs_schedules SET next_at = $1, last_at = $2
+			WHERE name = $3 AND next_at = $4 AND cron = $5 AND timezone = $6 AND missed = $7 AND paused_at = 0
+			RETURNING queue, payload, target`,
+			toMilli(next), toMilli(last), sc.name, toMilli(sc.next), sc.Cron, sc.Timezone, sc.Missed).Scan(&now.Queue, &payload, &now.Target)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("moving a schedule on: %w", err)
+		}
+		fired, now.Payload = true, []byte(payload)
+		var id int64
+		for _, tick := range ticks {
+			if id, err = s.fireTx(ctx, tx, &now, tick); err != nil {
+				return err
+			}
+		}
+		if id == 0 {
+			return nil
+		}
+		if _, err = tx.ExecContext(ctx, "UPDATE jobs_schedules SET last_job = $1 WHERE name = $2", id, sc.name); err != nil {
+			return fmt.Errorf("moving a schedule on: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	if fired && len(ticks) > 0 {
+		s.wake.poke(now.Queue)
+	}
+	return fired, nil
+}
+
+// fireTx enqueues one job of the schedule. A zero tick is a run that somebody asked for.
+func (s *Service) fireTx(ctx context.Context, tx *sql.Tx, sc *schedule, tick time.Time) (id int64, err error) {
+	args := pushArgs{Target: sc.Target, Body: sc.Payload, Schedule: sc.name}
+	if !tick.IsZero() {
+		tick = tick.UTC()
+		args.ScheduledFor = &tick
+	}
+	return s.insertTx(ctx, tx, args, river.InsertOpts{Queue: sc.Queue, MaxAttempts: s.settings(sc.Queue).Attempts})
+}
+
+// registerSchedules stores the configured schedules and removes those that are configured no more. One
+// whose cron and timezone are as they were goes on where it was, so that what was missed in between is
+// known; one that was made over the API becomes a configured one. Where instances with different
+// configurations share a database, the last one to start decides.
+func (s *Service) registerSchedules(ctx context.Context, configured map[string]Schedule) error {
+	err := s.db.InTx(ctx, func(tx *sql.Tx) error {
+		stored, err := querySchedules(ctx, tx, "WHERE configured = 1 ORDER BY name")
+		if err != nil {
+			return err
+		}
+		for _, sc := range stored {
+			if _, ok := configured[sc.name]; ok {
+				continue
+			}
+			if _, err = tx.ExecContext(ctx, "DELETE FROM jobs_schedules WHERE name = $1", sc.name); err != nil {
+				return fmt.Errorf("removing a schedule: %w", err)
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(configured)) { // sorted, so that two instances do not wait for each other
+			if err = storeSchedule(ctx, tx, name, configured[name].withDefaults(), true, time.Now()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("storing the configured schedules: %w", err)
+	}
+	return nil
+}
+
+// storeSchedule stores a schedule that was checked. Its next tick is reckoned anew if there is none yet or
+// the cron expression or time zone is another. One of the configuration gives way to none but these.
+func storeSchedule(ctx context.Context, tx *sql.Tx, name string, sc Schedule, configured bool, now time.Time) error {
+	c, err := parseCron(sc.Cron, sc.Timezone)
+	if err != nil {
+		return err
+	}
+	mark := 0
+	if configured {
+		mark = 1
+	}
+	res, err := tx.ExecContext(ctx, `
+		INSERT INTO jobs_schedules (name, cron, timezone, queue, payload, target, missed, configured, next_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		ON CONFLICT (name) DO UPDATE SET
+			next_at = CASE WHEN jobs_schedules.cron = excluded.cron AND jobs_schedules.timezone = excluded.timezone
+				THEN jobs_schedules.next_at ELSE excluded.next_at END,
+			cron = excluded.cron, timezone = excluded.timezone, queue = excluded.queue, payload = excluded.payload,
+			target = excluded.target, missed = excluded.missed, configured = excluded.configured, updated_at = excluded.updated_at
+		WHERE jobs_schedules.configured <= excluded.configured`,
+		name, sc.Cron, sc.Timezone, sc.Queue, string(sc.Payload), sc.Target, sc.Missed, mark, toMilli(c.next(now)), now.UnixMilli())
+	if err != nil {
+		return fmt.Errorf("storing a schedule: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return cmp.Or(err, errConfigured(name))
+	}
+	return nil
+}
+
+func errConfigured(name string) error {
+	return problem.New(problem.Conflict, "The schedule %s is one of the configuration: change it there. It can be paused here.", name)
+}

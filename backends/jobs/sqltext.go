@@ -1,0 +1,66 @@
+package jobs
+
+import "time"
+
+// What this file adds to the dialect is what the HTTP API reads and changes on the engine's table.
+
+// pick is the text for the database at hand.
+func (d dialect) pick(sqlite, postgres string) string {
+	if d.pg {
+		return postgres
+	}
+	return sqlite
+}
+
+// time is the argument for a time that is compared with a column of the engine.
+func (d dialect) time(t time.Time) any {
+	if d.pg {
+		return t.UTC()
+	}
+	return t.UTC().Round(time.Millisecond).Format("2006-01-02 15:04:05.000")
+}
+
+// millisOf is the time of a column of the engine in milliseconds since 1970.
+func (d dialect) millisOf(column string) string {
+	return d.pick("CAST(round(unixepoch("+column+", 'subsec') * 1000) AS INTEGER)", "CAST(extract(epoch FROM "+column+") * 1000 AS BIGINT)")
+}
+
+// lastErrors is errors with the last one alone.
+func (d dialect) lastErrors() string {
+	return d.pick("coalesce('[' || json_extract(j.errors, '$[#-1]') || ']', '[]')",
+		"coalesce('[' || CAST(j.errors[array_upper(j.errors, 1)] AS TEXT) || ']', '[]')")
+}
+
+// lastMessage is the text of the last error of the row j, null if it has none.
+func (d dialect) lastMessage() string {
+	return d.pick("json_extract(j.errors, '$[#-1].error')", "(j.errors[array_upper(j.errors, 1)] ->> 'error')")
+}
+
+// withBody is args with the payload of a parameter, which is base64.
+func (d dialect) withBody(param string) string {
+	return d.pick("jsonb_set(args, '$.body', "+param+")", "jsonb_set(args, '{body}', to_jsonb(CAST("+param+" AS TEXT)))")
+}
+
+// withCancel is metadata with the time in a parameter at which the job was asked to stop.
+func (d dialect) withCancel(param string) string {
+	return d.pick("jsonb_set(metadata, '$.cancel_attempted_at', "+param+")",
+		"jsonb_set(metadata, '{cancel_attempted_at}', to_jsonb(CAST("+param+" AS TEXT)))")
+}
+
+// anew is metadata without what the last run left; the job's next end is told to its callback again.
+func (d dialect) anew() string {
+	return d.pick("jsonb_replace(jsonb_remove(metadata, '$.cancel_attempted_at', '$.progress', '$.output'), '$.callback', 'due')",
+		`jsonb_set(metadata - 'cancel_attempted_at' - 'progress' - 'output', '{callback}', '"due"', false)`)
+}
+
+// notified is metadata after the push to the callback was enqueued.
+func (d dialect) notified() string {
+	return d.pick("jsonb_set(metadata, '$.callback', 'done')", `jsonb_set(metadata, '{callback}', '"done"')`)
+}
+
+// callbackDue says of the row j that it ended and that its callback was not told yet. The index
+// jobs_callbacks_due has the same words.
+const callbackDue = `j.finalized_at IS NOT NULL AND j.metadata ->> 'callback' = 'due'`
+
+// forUpdate locks the rows that a SELECT reads. SQLite has one writer, which needs no lock.
+func (d dialect) forUpdate() string { return d.pick("", " FOR UPDATE") }
