@@ -47,7 +47,8 @@ type Queue struct {
 	Target string `json:"target,omitempty"`
 	// Pull says that workers lease the jobs over HTTP; none is pushed, and Target must be empty.
 	Pull bool `json:"pull,omitempty"`
-	// Concurrency is how many jobs of the queue run at once, over all instances, 1 to 10000. Default: 10.
+	// Concurrency is how many jobs of the queue run at once, over all instances, 1 to 10000. Default: 10, and 10000 for
+	// a pull queue, whose workers are their own bound.
 	Concurrency int `json:"concurrency,omitempty"`
 	// Rate bounds how many jobs start in a time, over all instances. Default: no bound.
 	Rate Rate `json:"rate,omitzero"`
@@ -97,6 +98,9 @@ func or(n *int, def int) int {
 
 // withDefaults is q with every unset field filled in.
 func (q Queue) withDefaults() Queue {
+	if q.Pull {
+		q.Concurrency = cmp.Or(q.Concurrency, maxConcurrency)
+	}
 	q.Concurrency = cmp.Or(q.Concurrency, 10)
 	q.Attempts = cmp.Or(q.Attempts, 5)
 	q.Backoff = cmp.Or(q.Backoff, defaultBackoff)

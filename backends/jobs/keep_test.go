@@ -14,9 +14,12 @@ import (
 )
 
 // still is a service that is not run, on tables of its own.
-func still(t testing.TB, c Config) *Service {
+func still(t testing.TB, c Config) *Service { return stillOn(t, t.TempDir(), c) }
+
+// stillOn is still on a directory that another one may be on.
+func stillOn(t testing.TB, dir string, c Config) *Service {
 	t.Helper()
-	h, err := service.NewHost(t.Context(), SettingsOn(t, t.TempDir()), nil,
+	h, err := service.NewHost(t.Context(), SettingsOn(t, dir), nil,
 		func(string) (service.Opener, error) { return nil, errors.New("none") })
 	if err != nil {
 		t.Fatal(err)
