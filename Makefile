@@ -55,9 +55,12 @@ fuzz: ## fuzz every parser of client bytes, FUZZTIME each
 		done; \
 	done
 
-# The race detector needs a C compiler, the README's tour needs curl, jq and openssl, shared limits real Redis servers.
+# The race detector needs a C compiler, the README's tour needs curl, jq and openssl, shared limits real Redis
+# servers, shared rows a real PostgreSQL, which Debian puts beside the PATH.
 deps:
-	@for c in gcc curl jq openssl redis-server redis-sentinel; do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	@for c in postgres initdb; do command -v $$c || ls /usr/lib/postgresql/*/bin/$$c || missing=postgresql; done >/dev/null 2>&1; \
+	command -v node >/dev/null || missing="$$missing nodejs"; \
+	for c in gcc curl jq openssl python3 redis-server redis-sentinel; do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
 	[ -z "$$missing" ] || (apt-get update && apt-get install -y --no-install-recommends libc6-dev ca-certificates $$missing)
 
 bin/golangci-lint:

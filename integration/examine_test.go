@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"database/sql"
 	"fmt"
 	"net/http"
 	"os"
@@ -25,6 +26,16 @@ const inProcess = `{
 			queue examine {
 				attempts 3
 				backoff  fixed 50ms
+			}
+			queue examine-pull {
+				pull
+				attempts 3
+				backoff  fixed 50ms
+			}
+			queue examine-full {
+				pull
+				waiting     3
+				key_waiting 2
 			}
 			allow 127.0.0.1
 		}
@@ -92,7 +103,7 @@ const splitBackends = `{
 	"listen": "127.0.0.1:%[1]s",
 	"data_dir": "%[2]s/data",
 	"backends": {
-		"jobs": {"queues": {"examine": {"attempts": 3, "backoff": "fixed 50ms"}}, "allow": ["127.0.0.1"]},
+		"jobs": {"queues": {"examine": {"attempts": 3, "backoff": "fixed 50ms"}, "examine-pull": {"pull": true, "attempts": 3, "backoff": "fixed 50ms"}, "examine-full": {"pull": true, "waiting": 3, "key_waiting": 2}}, "allow": ["127.0.0.1"]},
 		"webhooks": {"allow_private": ["127.0.0.0/8"]},
 		"cache": {"fill_allow": ["127.0.0.1"]}
 	}
@@ -135,10 +146,7 @@ func (e *example) serve(t *testing.T, caddyfile string) {
 }
 
 func (e *example) examine(t *testing.T) {
-	key, err := os.ReadFile(filepath.Join(e.dir, "data", "keys", "jobs-signing"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := e.key(t, "jobs-signing")
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	var mu sync.Mutex
 	tokens := map[string]string{}
@@ -146,14 +154,36 @@ func (e *example) examine(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		if tokens[name] == "" {
-			tokens[name] = e.gatehouse(t, "", "token", "mint", "--sub", name)
+			tokens[name] = e.gatehouse(t, "", "token", "mint", "--sub", name, "--database", e.database)
 		}
 		r.Header.Set("Authorization", "Bearer "+tokens[name])
 	}
-	t.Run("jobs", func(t *testing.T) { jobstest.Examine(t, e.base, client, jobstest.Options{SigningKey: string(key)}) })
+	t.Run("jobs", func(t *testing.T) { jobstest.Examine(t, e.base, client, jobstest.Options{SigningKey: key}) })
 	t.Run("uploads", func(t *testing.T) { uploadstest.Examine(t, e.base, client, as) })
 	t.Run("cache", func(t *testing.T) { cachetest.Examine(t, e.base, client) })
 	t.Run("locks", func(t *testing.T) { lockstest.Examine(t, e.base, client) })
 	t.Run("flags", func(t *testing.T) { flagstest.Examine(t, e.base, client) })
 	t.Run("webhooks", func(t *testing.T) { webhookstest.Examine(t, e.base, client) })
+}
+
+// key is the generated key of that name.
+func (e *example) key(t *testing.T, name string) string {
+	t.Helper()
+	if e.database == "" {
+		b, err := os.ReadFile(filepath.Join(e.dir, "data", "keys", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	db, err := sql.Open("pgx", e.database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	var b []byte
+	if err = db.QueryRowContext(t.Context(), "SELECT value FROM service_keys WHERE name = $1", name).Scan(&b); err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

@@ -195,6 +195,8 @@ type example struct {
 	base   string // the gateway's URL
 	admin  string // the admin endpoint's address
 	ports  *strings.Replacer
+
+	database string // the URL of its PostgreSQL, if that has its rows
 }
 
 func newExample(t testing.TB) *example {

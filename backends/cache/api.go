@@ -86,7 +86,10 @@ func (s *Service) put(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	m := s.state.mark(URL{Path: key}) // before the value is known: what is invalidated from here on wins
+	m, err := s.state.markNow(r.Context(), URL{Path: key}) // before the value is known: what is invalidated from here on wins
+	if err != nil {
+		return err
+	}
 	value, err := httpapi.ReadBody(w, r, int64(s.cfg.MaxValue))
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
 // Open makes the cache on the host's database. What is in memory is one for the whole data

@@ -17,12 +17,12 @@ const (
 )
 
 // read is the row of key if it is valid at now, else nil.
-func (st *State) read(ctx context.Context, key string, now time.Time) (*item, error) {
+func (st *State) read(ctx context.Context, q querier, key string, now time.Time) (*item, error) {
 	var it item
 	var tags []byte
 	var created, expires int64
-	err := st.db.Read.QueryRowContext(ctx,
-		"SELECT value, content_type, tags, generation, created_at, expires_at FROM cache_entries WHERE key = ? AND expires_at > ?",
+	err := q.QueryRowContext(ctx,
+		"SELECT value, content_type, tags, generation, created_at, expires_at FROM cache_entries WHERE key = $1 AND expires_at > $2",
 		key, now.UnixMilli()).Scan(&it.value, &it.contentType, &tags, &it.born, &created, &expires)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
@@ -33,8 +33,8 @@ func (st *State) read(ctx context.Context, key string, now time.Time) (*item, er
 	if err = json.Unmarshal(tags, &it.tags); err != nil {
 		return nil, fmt.Errorf("reading the tags of an entry: %w", err)
 	}
-	if !st.tags.fresh(it.tags, it.born) {
-		return nil, nil
+	if fresh, err := st.fresh(ctx, q, it.tags, it.born); err != nil || !fresh {
+		return nil, err
 	}
 	it.created, it.expires = time.UnixMilli(created), time.UnixMilli(expires)
 	return &it, nil
@@ -46,7 +46,7 @@ func (st *State) put(ctx context.Context, tx *sql.Tx, key string, it *item, now 
 	var born uint64
 	var raw []byte
 	isNew = true
-	err = tx.QueryRowContext(ctx, "SELECT size, expires_at, generation, tags FROM cache_entries WHERE key = ?", key).
+	err = tx.QueryRowContext(ctx, "SELECT size, expires_at, generation, tags FROM cache_entries WHERE key = $1", key).
 		Scan(&size, &expires, &born, &raw)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -57,7 +57,11 @@ func (st *State) put(ctx context.Context, tx *sql.Tx, key string, it *item, now 
 		if err = json.Unmarshal(raw, &old); err != nil {
 			return false, fmt.Errorf("reading the tags of the entry to replace: %w", err)
 		}
-		isNew = expires <= now.UnixMilli() || !st.tags.fresh(old, born)
+		fresh, err := st.fresh(ctx, tx, old, born)
+		if err != nil {
+			return false, err
+		}
+		isNew = expires <= now.UnixMilli() || !fresh
 	}
 	tags := it.tags
 	if tags == nil {
@@ -73,7 +77,7 @@ func (st *State) put(ctx context.Context, tx *sql.Tx, key string, it *item, now 
 		value = []byte{}
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO cache_entries (key, value, content_type, tags, generation, size, created_at, expires_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (key) DO UPDATE SET value = excluded.value, content_type = excluded.content_type, tags = excluded.tags,
 		generation = excluded.generation, size = excluded.size, created_at = excluded.created_at, expires_at = excluded.expires_at`,
 		key, value, it.contentType, raw, int64(it.born), grown, it.created.UnixMilli(), it.expires.UnixMilli())
@@ -86,27 +90,30 @@ func (st *State) put(ctx context.Context, tx *sql.Tx, key string, it *item, now 
 
 // remove deletes the row of key, if there is one.
 func (st *State) remove(ctx context.Context, tx *sql.Tx, key string) error {
-	_, err := st.deleted(ctx, tx, "DELETE FROM cache_entries WHERE key = ? RETURNING size", key)
+	_, err := st.deleted(ctx, tx, "DELETE FROM cache_entries WHERE key = $1 RETURNING size", key)
 	return err
 }
 
-// invalidate records a new generation for the tags and returns it.
-func (st *State) invalidate(ctx context.Context, tx *sql.Tx, tags []string) (uint64, error) {
-	st.assigned++
+// invalidate records a new generation for the tags and returns it; on PostgreSQL it is the keys', too.
+func (st *State) invalidate(ctx context.Context, tx *sql.Tx, keys, tags []string) (uint64, error) {
+	generation, err := st.nextGeneration(ctx, tx)
+	if err != nil {
+		return 0, err
+	}
 	for _, tag := range tags {
-		if err := setGeneration(ctx, tx, tag, st.assigned); err != nil {
+		if err := setGeneration(ctx, tx, tag, generation); err != nil {
 			return 0, err
 		}
 	}
-	return st.assigned, nil
+	return generation, st.recordDrops(ctx, tx, keys, generation)
 }
 
-// raise records a new floor of the tags.
+// raise records a new floor of the tags, unless there is a higher one.
 func (st *State) raise(ctx context.Context, tx *sql.Tx, cutoff uint64) error {
 	if err := setGeneration(ctx, tx, "", cutoff); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, "DELETE FROM cache_tags WHERE generation <= ? AND tag <> ''", int64(cutoff)); err != nil {
+	if _, err := tx.ExecContext(ctx, "DELETE FROM cache_tags WHERE generation <= $1 AND tag <> ''", int64(cutoff)); err != nil {
 		return fmt.Errorf("deleting old tags: %w", err)
 	}
 	return nil
@@ -114,7 +121,8 @@ func (st *State) raise(ctx context.Context, tx *sql.Tx, cutoff uint64) error {
 
 func setGeneration(ctx context.Context, tx *sql.Tx, tag string, generation uint64) error {
 	_, err := tx.ExecContext(ctx,
-		"INSERT INTO cache_tags (tag, generation) VALUES (?, ?) ON CONFLICT (tag) DO UPDATE SET generation = excluded.generation",
+		`INSERT INTO cache_tags (tag, generation) VALUES ($1, $2)
+		ON CONFLICT (tag) DO UPDATE SET generation = excluded.generation WHERE excluded.generation > cache_tags.generation`,
 		tag, int64(generation))
 	if err != nil {
 		return fmt.Errorf("writing a tag: %w", err)
@@ -124,8 +132,11 @@ func setGeneration(ctx context.Context, tx *sql.Tx, tag string, generation uint6
 
 // expire deletes rows that are past their time and says whether there may be more.
 func (st *State) expire(ctx context.Context, tx *sql.Tx, now time.Time) (more bool, err error) {
+	if err = st.measure(ctx, tx, now); err != nil {
+		return false, err
+	}
 	n, err := st.deleted(ctx, tx, `DELETE FROM cache_entries WHERE key IN
-		(SELECT key FROM cache_entries WHERE expires_at <= ? ORDER BY expires_at LIMIT ?) RETURNING size`, now.UnixMilli(), batchRows)
+		(SELECT key FROM cache_entries WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING size`, now.UnixMilli(), batchRows)
 	return n == batchRows, err
 }
 
@@ -139,7 +150,7 @@ func (st *State) trim(ctx context.Context, tx *sql.Tx) error {
 	if err != nil {
 		return fmt.Errorf("looking for the oldest entries: %w", err)
 	}
-	_, err = st.deleted(ctx, tx, "DELETE FROM cache_entries WHERE (created_at, key) <= (?, ?) RETURNING size", created, key)
+	_, err = st.deleted(ctx, tx, "DELETE FROM cache_entries WHERE (created_at, key) <= ($1, $2) RETURNING size", created, key)
 	return err
 }
 

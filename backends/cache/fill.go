@@ -127,12 +127,18 @@ func (s *Service) obtain(ctx context.Context, f *flight, k flightKey, ttl time.D
 	if it != nil {
 		return it, hit(it, level), nil
 	}
+	m := f.mark
+	if s.state.shared() {
+		if m, err = s.state.markNow(ctx, URL{Path: k.key}); err != nil {
+			return nil, "", err
+		}
+	}
 	value, contentType, err := s.fetch(ctx, k.url)
 	if err != nil {
 		return nil, "", err
 	}
-	it = newItem(value, contentType, f.tags, f.mark, ttl)
-	saved, _, err := s.state.save(k.key, it, func() bool { return s.state.current(URL{Path: k.key}, f.mark, f.tags) })
+	it = newItem(value, contentType, f.tags, m, ttl)
+	saved, _, err := s.state.save(k.key, it, func() bool { return s.state.current(URL{Path: k.key}, m, f.tags) })
 	if err != nil {
 		return nil, "", err
 	}

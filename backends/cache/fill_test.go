@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
@@ -25,10 +26,12 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func TestFillTimesOut(t *testing.T) {
+func TestFillTimesOut(t *testing.T) { pgtest.Each(t, testFillTimesOut) }
+
+func testFillTimesOut(t *testing.T, url string) {
 	origin := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer origin.Close()
-	s, srv, stop := start(t, t.TempDir(), Config{FillAllow: []string{"127.0.0.1"}})
+	s, srv, stop := start(t, t.TempDir(), Config{FillAllow: []string{"127.0.0.1"}}, url)
 	defer stop()
 	s.fillTime = 100 * time.Millisecond
 	status, body := send(t, "POST", srv.URL+"/cache/k/fill", fillBody(origin.URL))
@@ -38,7 +41,9 @@ func TestFillTimesOut(t *testing.T) {
 }
 
 // The first caller leaves; the others still get the value of its fetch.
-func TestFillSurvivesItsFirstCaller(t *testing.T) {
+func TestFillSurvivesItsFirstCaller(t *testing.T) { pgtest.Each(t, testFillSurvivesItsFirstCaller) }
+
+func testFillSurvivesItsFirstCaller(t *testing.T, url string) {
 	var hits atomic.Int64
 	gate := make(chan struct{})
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -47,7 +52,7 @@ func TestFillSurvivesItsFirstCaller(t *testing.T) {
 		_, _ = w.Write([]byte("value"))
 	}))
 	defer origin.Close()
-	_, srv, stop := start(t, t.TempDir(), Config{FillAllow: []string{"127.0.0.1"}})
+	_, srv, stop := start(t, t.TempDir(), Config{FillAllow: []string{"127.0.0.1"}}, url)
 	defer stop()
 
 	ctx, leave := context.WithCancel(t.Context())
@@ -74,13 +79,17 @@ func TestFillSurvivesItsFirstCaller(t *testing.T) {
 }
 
 func TestFailuresAreRememberedForAMoment(t *testing.T) {
+	pgtest.Each(t, testFailuresAreRememberedForAMoment)
+}
+
+func testFailuresAreRememberedForAMoment(t *testing.T, url string) {
 	var hits atomic.Int64
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		hits.Add(1)
 		w.WriteHeader(http.StatusInternalServerError)
 	}))
 	defer origin.Close()
-	_, srv, stop := start(t, t.TempDir(), Config{FillAllow: []string{"127.0.0.1"}})
+	_, srv, stop := start(t, t.TempDir(), Config{FillAllow: []string{"127.0.0.1"}}, url)
 	defer stop()
 	for range 5 {
 		if status, _ := send(t, "POST", srv.URL+"/cache/k/fill", fillBody(origin.URL)); status != 502 {
@@ -113,7 +122,9 @@ func TestFillsAreBounded(t *testing.T) {
 }
 
 // A value that a client puts while a fill is on its way is newer than what the fill brings.
-func TestPutBeatsFill(t *testing.T) {
+func TestPutBeatsFill(t *testing.T) { pgtest.Each(t, testPutBeatsFill) }
+
+func testPutBeatsFill(t *testing.T, url string) {
 	gate := make(chan struct{})
 	var hits atomic.Int64
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -122,7 +133,7 @@ func TestPutBeatsFill(t *testing.T) {
 		_, _ = w.Write([]byte("fetched"))
 	}))
 	defer origin.Close()
-	_, srv, stop := start(t, t.TempDir(), Config{FillAllow: []string{"127.0.0.1"}})
+	_, srv, stop := start(t, t.TempDir(), Config{FillAllow: []string{"127.0.0.1"}}, url)
 	defer stop()
 	done := make(chan string, 1)
 	go func() {

@@ -25,6 +25,10 @@ func (st *State) good(it *item, now time.Time) bool {
 // lookup is the valid value of key and the level that had it, or nil. One that only the disk level
 // had is brought into memory, unless the key is written meanwhile.
 func (st *State) lookup(ctx context.Context, key string) (it *item, level string, err error) {
+	if st.shared() {
+		it, err = st.read(ctx, st.db.Read, key, time.Now())
+		return it, "disk", err
+	}
 	u := URL{Path: key}
 	now := time.Now()
 	if o, ok := st.mem.GetIfPresent(u); ok {
@@ -59,7 +63,7 @@ func (st *State) lookup(ctx context.Context, key string) (it *item, level string
 func (st *State) loadItem(ctx context.Context, u URL) (Object, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTime)
 	defer cancel()
-	it, err := st.read(ctx, u.Path, time.Now())
+	it, err := st.read(ctx, st.db.Read, u.Path, time.Now())
 	switch {
 	case err != nil:
 		return nil, err
@@ -87,12 +91,14 @@ func (st *State) save(key string, it *item, allowed func() bool) (saved, isNew b
 		}
 		if allowed == nil {
 			st.fences.bump(u)
+		} else if saved, err = st.unbeaten(ctx, tx, key, it, time.Now()); err != nil || !saved {
+			return err
 		}
 		isNew, err = st.put(ctx, tx, key, it, time.Now())
 		return err
 	}, func() {
 		switch {
-		case !saved:
+		case !saved || st.shared():
 		case st.fits(it):
 			st.mem.Set(u, it)
 		default:
@@ -112,8 +118,8 @@ func (st *State) drop(keys, tags []string) error {
 				return err
 			}
 		}
-		if len(tags) > 0 {
-			generation, err = st.invalidate(ctx, tx, tags)
+		if len(tags) > 0 || st.shared() {
+			generation, err = st.invalidate(ctx, tx, keys, tags)
 		}
 		return err
 	}, func() {

@@ -53,8 +53,14 @@ func New(c Config, d Deps) (*Service, error) {
 	return s, nil
 }
 
-// Run deletes what has expired, and merges old tags when there are very many of them, until ctx ends.
+// Run deletes what has expired, merges old tags when there are very many of them, and follows other
+// instances on one PostgreSQL, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
+	if s.state.shared() {
+		var following sync.WaitGroup
+		following.Go(func() { s.follow(ctx) })
+		defer following.Wait()
+	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {

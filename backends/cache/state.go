@@ -16,8 +16,9 @@ import (
 // commitTime bounds one commit; the writers that wait for it do so with it.
 const commitTime = 15 * time.Second
 
-// State is what all instances on one data directory share: during a reload two of them live at
-// once, and they must agree on what is valid.
+// State is what all services of one process on one data directory share: during a reload two of them
+// live at once, and they must agree on what is valid. On PostgreSQL there are other processes as well,
+// see shared.go.
 type State struct {
 	db     *sqldb.DB
 	mem    *memory
@@ -29,8 +30,9 @@ type State struct {
 	openMu sync.Mutex
 	open   []*Service // oldest first; the bounds of the newest are in force
 
-	loading sync.Mutex
-	loaded  bool
+	loading  sync.Mutex
+	loaded   bool
+	followed uint64 // the newest generation that was read from the database
 
 	flightsMu sync.Mutex
 	flights   map[flightKey]*flight
@@ -72,7 +74,9 @@ func (st *State) load(ctx context.Context) error {
 		return fmt.Errorf("reading the tags: %w", err)
 	}
 	st.tags.generation.Store(st.assigned)
-	if err = st.db.Read.QueryRowContext(ctx, "SELECT COALESCE(SUM(size), 0) FROM cache_entries").Scan(&st.bytes); err != nil {
+	st.tags.version.Store(1)
+	st.followed = st.assigned
+	if err = st.db.Read.QueryRowContext(ctx, "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM cache_entries").Scan(&st.bytes); err != nil {
 		return fmt.Errorf("measuring the entries: %w", err)
 	}
 	st.loaded = true
@@ -123,6 +127,9 @@ func (st *State) commit(batch []*change) {
 	defer cancel()
 	before := st.bytes
 	err := st.db.InTx(ctx, func(tx *sql.Tx) error {
+		if err := st.db.LockInTx(ctx, tx, "cache"); err != nil { // one commit after the other, over all instances
+			return err
+		}
 		for _, c := range batch {
 			if err := c.apply(ctx, tx); err != nil {
 				return err

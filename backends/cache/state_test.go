@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
@@ -37,16 +39,18 @@ func send(t testing.TB, method, url, body string) (status int, answer string) {
 	return resp.StatusCode, string(b)
 }
 
-func TestRestart(t *testing.T) {
+func TestRestart(t *testing.T) { pgtest.Each(t, testRestart) }
+
+func testRestart(t *testing.T, url string) {
 	dir := t.TempDir()
-	_, srv, stop := start(t, dir, Config{})
+	_, srv, stop := start(t, dir, Config{}, url)
 	send(t, "PUT", srv.URL+"/cache/kept?tag=blue", "v")
 	send(t, "PUT", srv.URL+"/cache/tagged?tag=red", "v")
 	send(t, "PUT", srv.URL+"/cache/short?ttl=1ms", "v")
 	send(t, "POST", srv.URL+"/cache/invalidate", `{"tags":["red"]}`)
 	stop()
 
-	s, srv, stop := start(t, dir, Config{})
+	s, srv, stop := start(t, dir, Config{}, url)
 	for key, want := range map[string]int{"kept": 200, "tagged": 404, "short": 404} {
 		if got, _ := send(t, "GET", srv.URL+"/cache/"+key, ""); got != want {
 			t.Errorf("%s: got %d after a restart, want %d", key, got, want)
@@ -154,10 +158,12 @@ func TestCrash(t *testing.T) {
 }
 
 // Two instances with different settings, as during a reload, agree on every value.
-func TestOverlap(t *testing.T) {
+func TestOverlap(t *testing.T) { pgtest.Each(t, testOverlap) }
+
+func testOverlap(t *testing.T, url string) {
 	dir := t.TempDir()
-	one, srv1, stop1 := start(t, dir, Config{})
-	two, srv2, stop2 := start(t, dir, Config{Memory: 32 << 20})
+	one, srv1, stop1 := start(t, dir, Config{}, url)
+	two, srv2, stop2 := start(t, dir, Config{Memory: 32 << 20}, url)
 	defer stop2()
 	if one.state != two.state {
 		t.Fatal("the instances do not share their state")
@@ -179,8 +185,10 @@ func TestOverlap(t *testing.T) {
 }
 
 // Readers and a writer of the same key: once a write was acknowledged nobody reads what was before.
-func TestReadsNeverGoBack(t *testing.T) {
-	s, _, stop := start(t, t.TempDir(), Config{})
+func TestReadsNeverGoBack(t *testing.T) { pgtest.Each(t, testReadsNeverGoBack) }
+
+func testReadsNeverGoBack(t *testing.T, url string) {
+	s, _, stop := start(t, t.TempDir(), Config{}, url)
 	defer stop()
 	var newest atomic.Int64
 	done := make(chan struct{})
@@ -222,8 +230,10 @@ func TestReadsNeverGoBack(t *testing.T) {
 	wg.Wait()
 }
 
-func TestDiskIsBounded(t *testing.T) {
-	s, srv, stop := start(t, t.TempDir(), Config{Disk: 1 << 20, MaxValue: 100 << 10})
+func TestDiskIsBounded(t *testing.T) { pgtest.Each(t, testDiskIsBounded) }
+
+func testDiskIsBounded(t *testing.T, url string) {
+	s, srv, stop := start(t, t.TempDir(), Config{Disk: 1 << 20, MaxValue: 100 << 10}, url)
 	defer stop()
 	for i := range 40 {
 		send(t, "PUT", fmt.Sprint(srv.URL, "/cache/", i), strings.Repeat("x", 50<<10))
@@ -239,8 +249,10 @@ func TestDiskIsBounded(t *testing.T) {
 	}
 }
 
-func TestSweep(t *testing.T) {
-	s, srv, stop := start(t, t.TempDir(), Config{})
+func TestSweep(t *testing.T) { pgtest.Each(t, testSweep) }
+
+func testSweep(t *testing.T, url string) {
+	s, srv, stop := start(t, t.TempDir(), Config{}, url)
 	defer stop()
 	for i := range 20 {
 		send(t, "PUT", fmt.Sprint(srv.URL, "/cache/", i, "?ttl=1h"), "v")
@@ -261,9 +273,11 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-func TestTagFloor(t *testing.T) {
+func TestTagFloor(t *testing.T) { pgtest.Each(t, testTagFloor) }
+
+func testTagFloor(t *testing.T, url string) {
 	dir := t.TempDir()
-	s, srv, stop := start(t, dir, Config{})
+	s, srv, stop := start(t, dir, Config{}, url)
 	for i := range 6 {
 		send(t, "PUT", fmt.Sprint(srv.URL, "/cache/", i, "?tag=all"), "v")
 		send(t, "POST", srv.URL+"/cache/invalidate", fmt.Sprintf(`{"tags":["t%d"]}`, i))
@@ -278,7 +292,7 @@ func TestTagFloor(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	s, srv, stop = start(t, dir, Config{})
+	s, srv, stop = start(t, dir, Config{}, url)
 	defer stop()
 	if got := len(s.state.tags.last); got != 2 || s.state.tags.floor != cutoff {
 		t.Errorf("got %d tags above the floor %d after a restart, want 2 above %d", got, s.state.tags.floor, cutoff)
@@ -290,8 +304,10 @@ func TestTagFloor(t *testing.T) {
 	}
 }
 
-func TestLargeValuesStayOnDisk(t *testing.T) {
-	s, srv, stop := start(t, t.TempDir(), Config{Memory: 1 << 20})
+func TestLargeValuesStayOnDisk(t *testing.T) { pgtest.Each(t, testLargeValuesStayOnDisk) }
+
+func testLargeValuesStayOnDisk(t *testing.T, url string) {
+	s, srv, stop := start(t, t.TempDir(), Config{Memory: 1 << 20}, url)
 	defer stop()
 	send(t, "PUT", srv.URL+"/cache/k", "small")
 	large := strings.Repeat("x", 100<<10)
@@ -307,8 +323,10 @@ func TestLargeValuesStayOnDisk(t *testing.T) {
 }
 
 // Objects in memory: what http_cache relies on.
-func TestObjects(t *testing.T) {
-	s, _, stop := start(t, t.TempDir(), Config{})
+func TestObjects(t *testing.T) { pgtest.Each(t, testObjects) }
+
+func testObjects(t *testing.T, url string) {
+	s, _, stop := start(t, t.TempDir(), Config{}, url)
 	defer stop()
 	u := URL{"http", "h", "/x", ""}
 	put := func(m Mark, o Object) bool { return s.Store(u, m, func(Object) Object { return o }) }
@@ -401,5 +419,103 @@ func TestRefusedConfigurationLeavesTheBounds(t *testing.T) {
 	}
 	if mem, disk := running.state.mem.GetMaximum(), running.state.disk.Load(); mem != 8<<20 || disk != 32<<20 {
 		t.Errorf("got %d bytes of memory and %d on disk, want those of the running configuration", mem, disk)
+	}
+}
+
+// TestInstancesOnOneDatabase works on one PostgreSQL with two caches that cannot see each other.
+func TestInstancesOnOneDatabase(t *testing.T) {
+	url := pgtest.Start(t, pgtest.Fast).URL
+	one, first, stop := start(t, t.TempDir(), Config{}, url)
+	defer stop()
+	two, second, stop := start(t, t.TempDir(), Config{}, url)
+	defer stop()
+	get := func(base, key string, want int, value string) {
+		t.Helper()
+		if status, body := send(t, "GET", base+"/cache/"+key, ""); status != want || value != "" && body != value {
+			t.Errorf("%s: got %d %q, want %d %q", key, status, body, want, value)
+		}
+	}
+	send(t, "PUT", first.URL+"/cache/k?tag=red", "1")
+	get(second.URL, "k", 200, "1")
+	send(t, "PUT", second.URL+"/cache/k?tag=red", "2")
+	get(first.URL, "k", 200, "2")
+	send(t, "DELETE", first.URL+"/cache/k", "")
+	get(second.URL, "k", 404, "")
+	// What was invalidated at the other instance is so at once, and what is put after that is not.
+	for i := range 20 {
+		value := fmt.Sprint("v", i)
+		send(t, "PUT", first.URL+"/cache/k?tag=red", value)
+		get(second.URL, "k", 200, value)
+		send(t, "POST", second.URL+"/cache/invalidate", `{"tags":["red"]}`)
+		get(first.URL, "k", 404, "")
+	}
+	// Objects in memory follow.
+	stamp := one.NewStamp(one.Mark(URL{Path: "/"}), []string{"blue"})
+	other := one.NewStamp(one.Mark(URL{Path: "/"}), []string{"green"})
+	if !one.Valid(stamp) {
+		t.Fatal("an object is not valid at first")
+	}
+	send(t, "POST", second.URL+"/cache/invalidate", `{"tags":["blue"]}`)
+	eventually(t, "the other instance to know the invalidation", func() bool { return !one.Valid(stamp) })
+	if !one.Valid(other) {
+		t.Error("an object with another tag is not valid any more")
+	}
+	if !one.Valid(one.NewStamp(one.Mark(URL{Path: "/"}), []string{"blue"})) {
+		t.Error("an object that was made after the invalidation is not valid")
+	}
+	// A floor that one instance raises holds at the other, and is never lowered.
+	late := two.NewStamp(two.Mark(URL{Path: "/"}), []string{"white"})
+	cutoff := two.state.tags.generation.Load() + 1
+	for _, c := range []uint64{cutoff, cutoff - 1} {
+		if err := one.state.write(func(ctx context.Context, tx *sql.Tx) error { return one.state.raise(ctx, tx, c) }, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the other instance to know the floor", func() bool { return !two.Valid(late) })
+}
+
+// TestADeletionElsewhereBeatsAFill deletes or puts at one instance what the other is fetching.
+func TestADeletionElsewhereBeatsAFill(t *testing.T) {
+	for name, act := range map[string]struct{ method, body, want string }{
+		"delete": {"DELETE", "", ""},
+		"put":    {"PUT", "put", "put"},
+		"tag":    {"POST", `{"tags":["red"]}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := pgtest.Start(t, pgtest.Fast).URL
+			_, first, stop := start(t, t.TempDir(), Config{FillAllow: []string{"127.0.0.1"}}, url)
+			defer stop()
+			_, second, stop := start(t, t.TempDir(), Config{}, url)
+			defer stop()
+			asked, answer := make(chan struct{}), make(chan struct{})
+			origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				close(asked)
+				<-answer
+				_, _ = io.WriteString(w, "old")
+			}))
+			defer origin.Close()
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if status, body := send(t, "POST", first.URL+"/cache/k/fill", `{"url":"`+origin.URL+`","tags":["red"]}`); status != 200 || body != "old" {
+					t.Errorf("the fill: %d %s", status, body)
+				}
+			})
+			<-asked
+			path := "/cache/k"
+			if act.method == "POST" {
+				path = "/cache/invalidate"
+			}
+			if status, body := send(t, act.method, second.URL+path, act.body); status >= 300 {
+				t.Errorf("%s: %d %s", act.method, status, body)
+			}
+			close(answer)
+			wg.Wait()
+			for _, base := range []string{first.URL, second.URL} {
+				status, body := send(t, "GET", base+"/cache/k", "")
+				if act.want == "" && status != 404 || act.want != "" && body != act.want {
+					t.Errorf("got %d %q, want %q", status, body, act.want)
+				}
+			}
+		})
 	}
 }

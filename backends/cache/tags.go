@@ -16,6 +16,7 @@ const maxTags = 100_000
 // entries it hits, and one that happens while an entry is being made wins.
 type tagTable struct {
 	generation atomic.Uint64 // of the newest invalidation that is in force
+	version    atomic.Uint64 // grows with every change of what follows
 
 	mu    sync.RWMutex
 	last  map[string]uint64
@@ -26,7 +27,7 @@ type tagTable struct {
 type Stamp struct {
 	tags []string
 	born uint64
-	seen atomic.Uint64 // the generation at which the entry was last found valid
+	seen atomic.Uint64 // the version at which the entry was last found valid
 }
 
 // fresh says whether an entry with these tags, born at that generation, is valid.
@@ -44,7 +45,7 @@ func (t *tagTable) valid(s *Stamp) bool {
 	if len(s.tags) == 0 {
 		return true
 	}
-	now := t.generation.Load()
+	now := t.version.Load()
 	if s.seen.Load() == now && now > 0 {
 		return true
 	}
@@ -55,21 +56,27 @@ func (t *tagTable) valid(s *Stamp) bool {
 	return true
 }
 
-// publish puts an invalidation in force. Generations come in ascending order.
+// publish puts an invalidation in force. Generations come in ascending order, but for those of other
+// instances, which may come late.
 func (t *tagTable) publish(tags []string, generation uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, tag := range tags {
-		t.last[tag] = generation
+		t.last[tag] = max(t.last[tag], generation)
 	}
-	t.generation.Store(generation)
+	t.generation.Store(max(t.generation.Load(), generation))
+	t.version.Add(1)
 }
 
 // raise moves the floor to cutoff, an earlier generation, and forgets the tags that it covers.
 func (t *tagTable) raise(cutoff uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.floor = max(t.floor, cutoff)
+	if cutoff <= t.floor {
+		return
+	}
+	t.floor = cutoff
+	t.version.Add(1)
 	for tag, generation := range t.last {
 		if generation <= cutoff {
 			delete(t.last, tag)

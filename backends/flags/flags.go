@@ -1,7 +1,7 @@
 // Package flags is the backend of feature flags: named switches with a rollout percentage and lists
 // of users, changed over HTTP and evaluated in process or by OFREP. Flags are kept in SQL; what is
 // evaluated is a snapshot of all of them in memory, replaced in the same call that commits a change,
-// so a change counts from the next evaluation on.
+// so a change counts from the next evaluation on. Other instances on one PostgreSQL follow within a second.
 package flags
 
 import (
@@ -18,12 +18,19 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
 // writeTime bounds one change. A change is not given up when the client leaves: it is committed and
 // seen, or neither.
 const writeTime = 10 * time.Second
+
+const (
+	// followEvery is how often the changes of other instances are looked for.
+	followEvery = 500 * time.Millisecond
+	// followTime bounds one look; changes of our own wait for it.
+	followTime = 2 * time.Second
+)
 
 // Config has no settings yet: the backend works as it is.
 type Config struct{}
@@ -62,6 +69,7 @@ type Deps struct {
 type Service struct {
 	store  store
 	live   *Live
+	log    *slog.Logger
 	now    func() time.Time
 	router *httpapi.Router
 }
@@ -80,7 +88,7 @@ func New(_ Config, d Deps) (*Service, error) {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	s := &Service{store: store{d.DB}, live: d.Live, now: d.Now, router: httpapi.NewRouter(d.Log)}
+	s := &Service{store: store{d.DB}, live: d.Live, log: d.Log, now: d.Now, router: httpapi.NewRouter(d.Log)}
 	if err := s.live.load(d.Ctx, s.store); err != nil {
 		return nil, err
 	}
@@ -96,10 +104,33 @@ func New(_ Config, d Deps) (*Service, error) {
 // ServeHTTP is the HTTP API.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
 
-// Run has nothing to do in the background and returns when ctx ends.
+// Run follows the changes of other instances on one PostgreSQL, until ctx ends. While the database is
+// out of reach the flags stay as they are.
 func (s *Service) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	if !s.store.db.Postgres() {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for failing := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		err := s.follow(ctx)
+		if err != nil && !failing && ctx.Err() == nil {
+			s.log.Warn("flags cannot be read from the database, those in memory stay in force", "error", err)
+		}
+		failing = err != nil
+	}
+}
+
+func (s *Service) follow(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, followTime)
+	defer cancel()
+	return s.live.catchUp(ctx, s.store)
 }
 
 // Check reads from the table.

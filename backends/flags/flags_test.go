@@ -11,12 +11,13 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/flags"
 	"github.com/gatehouse-proxy/gatehouse/backends/flags/flagstest"
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
-func openHost(t testing.TB, dir string) (*service.Host, *flags.Service) {
+func openHost(t testing.TB, dir, url string) (*service.Host, *flags.Service) {
 	t.Helper()
-	h, err := service.NewHost(context.Background(), service.Settings{DataDir: dir}, nil, func(string) (service.Opener, error) { return flags.Config{}, nil })
+	h, err := service.NewHost(context.Background(), service.Settings{DataDir: dir, Database: url}, nil, func(string) (service.Opener, error) { return flags.Config{}, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,16 +39,20 @@ func do(t testing.TB, s *flags.Service, method, target, body string) *httptest.R
 	return w
 }
 
-func TestExamine(t *testing.T) {
-	_, s := openHost(t, t.TempDir())
+func TestExamine(t *testing.T) { pgtest.Each(t, testExamine) }
+
+func testExamine(t *testing.T, url string) {
+	_, s := openHost(t, t.TempDir(), url)
 	srv := httptest.NewServer(s)
 	t.Cleanup(srv.Close)
 	flagstest.Examine(t, srv.URL, srv.Client())
 }
 
-func TestRestartKeepsFlagsAndVersions(t *testing.T) {
+func TestRestartKeepsFlagsAndVersions(t *testing.T) { pgtest.Each(t, testRestartKeepsFlagsAndVersions) }
+
+func testRestartKeepsFlagsAndVersions(t *testing.T, url string) {
 	dir := t.TempDir()
-	h, s := openHost(t, dir)
+	h, s := openHost(t, dir, url)
 	do(t, s, "PUT", "/flags/kept", `{"enabled":true,"percentage":100}`)
 	do(t, s, "PUT", "/flags/kept", `{"enabled":true,"allowList":["ann"]}`)
 	do(t, s, "PUT", "/flags/gone", `{"enabled":true,"percentage":100}`)
@@ -55,7 +60,7 @@ func TestRestartKeepsFlagsAndVersions(t *testing.T) {
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, s = openHost(t, dir)
+	_, s = openHost(t, dir, url)
 	if !s.On("kept", "ann") || s.On("kept", "bob") || s.On("gone", "ann") {
 		t.Errorf("got on %v, %v, %v, want true, false, false", s.On("kept", "ann"), s.On("kept", "bob"), s.On("gone", "ann"))
 	}
@@ -67,8 +72,10 @@ func TestRestartKeepsFlagsAndVersions(t *testing.T) {
 	}
 }
 
-func TestStoredUnderItsKey(t *testing.T) {
-	h, s := openHost(t, t.TempDir())
+func TestStoredUnderItsKey(t *testing.T) { pgtest.Each(t, testStoredUnderItsKey) }
+
+func testStoredUnderItsKey(t *testing.T, url string) {
+	h, s := openHost(t, t.TempDir(), url)
 	do(t, s, "PUT", "/flags/new-feed", `{"percentage":25,"enabled":true,"denyList":["bob"]}`)
 	var value string
 	if err := h.DB.Read.QueryRow(`SELECT value FROM flags_flags WHERE key = 'flag:new-feed'`).Scan(&value); err != nil {
@@ -79,10 +86,12 @@ func TestStoredUnderItsKey(t *testing.T) {
 	}
 }
 
-func TestServicesOfOneProcessAgree(t *testing.T) {
+func TestServicesOfOneProcessAgree(t *testing.T) { pgtest.Each(t, testServicesOfOneProcessAgree) }
+
+func testServicesOfOneProcessAgree(t *testing.T, url string) {
 	dir := t.TempDir()
-	_, before := openHost(t, dir)
-	_, after := openHost(t, dir)
+	_, before := openHost(t, dir, url)
+	_, after := openHost(t, dir, url)
 	do(t, before, "PUT", "/flags/f", `{"enabled":true,"percentage":100}`)
 	if !after.On("f", "ann") {
 		t.Error("a change through the service of the old configuration is not seen by the new one")
@@ -93,8 +102,10 @@ func TestServicesOfOneProcessAgree(t *testing.T) {
 	}
 }
 
-func TestConcurrentCreateHasOneWinner(t *testing.T) {
-	_, s := openHost(t, t.TempDir())
+func TestConcurrentCreateHasOneWinner(t *testing.T) { pgtest.Each(t, testConcurrentCreateHasOneWinner) }
+
+func testConcurrentCreateHasOneWinner(t *testing.T, url string) {
+	_, s := openHost(t, t.TempDir(), url)
 	var wg sync.WaitGroup
 	codes := make([]int, 20)
 	for i := range codes {
@@ -117,7 +128,11 @@ func TestConcurrentCreateHasOneWinner(t *testing.T) {
 }
 
 func TestChangeSurvivesAClientThatLeft(t *testing.T) {
-	_, s := openHost(t, t.TempDir())
+	pgtest.Each(t, testChangeSurvivesAClientThatLeft)
+}
+
+func testChangeSurvivesAClientThatLeft(t *testing.T, url string) {
+	_, s := openHost(t, t.TempDir(), url)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	r := httptest.NewRequestWithContext(ctx, "PUT", "/flags/f", strings.NewReader(`{"enabled":true,"percentage":100}`))
@@ -127,8 +142,10 @@ func TestChangeSurvivesAClientThatLeft(t *testing.T) {
 	}
 }
 
-func TestFailedWriteChangesNothing(t *testing.T) {
-	h, s := openHost(t, t.TempDir())
+func TestFailedWriteChangesNothing(t *testing.T) { pgtest.Each(t, testFailedWriteChangesNothing) }
+
+func testFailedWriteChangesNothing(t *testing.T, url string) {
+	h, s := openHost(t, t.TempDir(), url)
 	do(t, s, "PUT", "/flags/f", `{"enabled":true,"percentage":100}`)
 	if _, err := h.DB.Write.Exec(`ALTER TABLE flags_flags RENAME TO flags_away`); err != nil {
 		t.Fatal(err)
@@ -145,7 +162,7 @@ func TestFailedWriteChangesNothing(t *testing.T) {
 }
 
 func TestOnDoesNotAllocate(t *testing.T) {
-	_, s := openHost(t, t.TempDir())
+	_, s := openHost(t, t.TempDir(), "")
 	do(t, s, "PUT", "/flags/new-checkout", `{"enabled":true,"percentage":50,"allowList":["ann"],"denyList":["bob"]}`)
 	for _, user := range []string{"user-123", "ann", "bob", "", strings.Repeat("u", 200)} {
 		if n := testing.AllocsPerRun(100, func() { s.On("new-checkout", user) }); n != 0 {
@@ -155,12 +172,77 @@ func TestOnDoesNotAllocate(t *testing.T) {
 }
 
 func BenchmarkOn(b *testing.B) {
-	_, s := openHost(b, b.TempDir())
+	_, s := openHost(b, b.TempDir(), "")
 	for i := range 100 {
 		do(b, s, "PUT", fmt.Sprint("/flags/f", i), `{"enabled":true,"percentage":50,"allowList":["ann"],"denyList":["bob"]}`)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
 		s.On("f42", "0190f6f2-5b4e-7c3a-9d2e-8a1b2c3d4e5f")
+	}
+}
+
+func TestInstancesOnOneDatabaseFollow(t *testing.T) {
+	s := pgtest.Start(t)
+	_, one := openHost(t, t.TempDir(), s.URL)
+	_, two := openHost(t, t.TempDir(), s.URL)
+	follows := func(what string, on bool) {
+		t.Helper()
+		pgtest.Await(t, what, func() error {
+			if two.On("f", "ann") != on {
+				return fmt.Errorf("f is on: %v", !on)
+			}
+			return nil
+		})
+	}
+	do(t, one, "PUT", "/flags/f", `{"enabled":true,"percentage":100}`)
+	follows("the other instance to see the new flag", true)
+	if w := do(t, two, "PUT", "/flags/f", `{"enabled":false}`); w.Header().Get("ETag") != `"2"` {
+		t.Errorf("the second change has version %s, want 2", w.Header().Get("ETag"))
+	}
+	do(t, one, "PUT", "/flags/f", `{"enabled":true,"percentage":100}`)
+	follows("the other instance to see a change after its own", true)
+	s.Kill()
+	if w := do(t, two, "PUT", "/flags/f", `{"enabled":false}`); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("a change without the database: %d, want 503", w.Code)
+	}
+	if !two.On("f", "ann") {
+		t.Error("without the database the flag is not what it was")
+	}
+	s.Restart()
+	do(t, one, "DELETE", "/flags/f", "")
+	follows("the other instance to see the deletion after the database was away", false)
+}
+
+// TestOneWinnerOverInstances sets the same version from two instances that cannot see each other.
+func TestOneWinnerOverInstances(t *testing.T) {
+	s := pgtest.Start(t, pgtest.Fast)
+	_, one := openHost(t, t.TempDir(), s.URL)
+	_, two := openHost(t, t.TempDir(), s.URL)
+	do(t, one, "PUT", "/flags/f", `{"enabled":true}`)
+	for version := 1; version <= 10; version++ {
+		var wg sync.WaitGroup
+		codes := make([]int, 8)
+		for i := range codes {
+			wg.Go(func() {
+				r := httptest.NewRequest("PUT", "/flags/f", strings.NewReader(`{"enabled":true}`))
+				r.Header.Set("If-Match", fmt.Sprintf(`"%d"`, version))
+				w := httptest.NewRecorder()
+				[]*flags.Service{one, two}[i%2].ServeHTTP(w, r)
+				codes[i] = w.Code
+			})
+		}
+		wg.Wait()
+		won := 0
+		for _, c := range codes {
+			if c == http.StatusOK {
+				won++
+			} else if c != http.StatusPreconditionFailed {
+				t.Errorf("got %d", c)
+			}
+		}
+		if won != 1 {
+			t.Fatalf("of version %d there were %d changes, want 1", version, won)
+		}
 	}
 }

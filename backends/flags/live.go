@@ -12,6 +12,7 @@ import (
 type Live struct {
 	mu   sync.Mutex // held over a commit and the replacing of the snapshot, so that both have one order
 	snap atomic.Pointer[snapshot]
+	seen int64 // store.changes before the snapshot was read from the store
 }
 
 // snapshot is all flags at one moment. It is never changed, only replaced.
@@ -31,11 +32,28 @@ func (l *Live) load(ctx context.Context, s store) error {
 	if l.snap.Load() != nil {
 		return nil
 	}
+	return l.follow(ctx, s)
+}
+
+// catchUp reads the flags again if another instance on the same database has changed one.
+func (l *Live) catchUp(ctx context.Context, s store) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.follow(ctx, s)
+}
+
+// follow is catchUp; the caller holds l.mu.
+func (l *Live) follow(ctx context.Context, s store) error {
+	seen, err := s.changes(ctx) // before the flags: what changes in between is seen again, and never missed
+	if err != nil || l.snap.Load() != nil && seen == l.seen {
+		return err
+	}
 	flags, err := s.all(ctx)
 	if err != nil {
 		return err
 	}
 	l.snap.Store(newSnapshot(flags))
+	l.seen = seen
 	return nil
 }
 

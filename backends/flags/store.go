@@ -54,7 +54,7 @@ func (s store) put(ctx context.Context, key string, d Definition, c conditions, 
 		return nil, false, fmt.Errorf("encoding the flag %s: %w", key, err)
 	}
 	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
-		version, exists, err := current(ctx, tx, key)
+		version, exists, err := s.current(ctx, tx, key)
 		if err != nil {
 			return err
 		}
@@ -70,7 +70,7 @@ func (s store) put(ctx context.Context, key string, d Definition, c conditions, 
 
 func (s store) delete(ctx context.Context, key string, c conditions, now time.Time) error {
 	return s.db.InTx(ctx, func(tx *sql.Tx) error {
-		version, exists, err := current(ctx, tx, key)
+		version, exists, err := s.current(ctx, tx, key)
 		if err != nil {
 			return err
 		}
@@ -84,9 +84,13 @@ func (s store) delete(ctx context.Context, key string, c conditions, now time.Ti
 	})
 }
 
-// current is the newest version of the key, 0 if it never was, and whether the flag exists now.
-func current(ctx context.Context, tx *sql.Tx, key string) (version int64, exists bool, err error) {
-	err = tx.QueryRowContext(ctx, `SELECT version, value IS NOT NULL FROM flags_flags WHERE key = ?`, prefix+key).Scan(&version, &exists)
+// current is the newest version of the key, 0 if it never was, and whether the flag exists now. Both
+// stay so until tx ends.
+func (s store) current(ctx context.Context, tx *sql.Tx, key string) (version int64, exists bool, err error) {
+	if err = s.db.LockInTx(ctx, tx, prefix+key); err != nil {
+		return 0, false, err
+	}
+	err = tx.QueryRowContext(ctx, `SELECT version, value IS NOT NULL FROM flags_flags WHERE key = $1`, prefix+key).Scan(&version, &exists)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return 0, false, fmt.Errorf("reading the version of flag %s: %w", key, err)
 	}
@@ -95,13 +99,21 @@ func current(ctx context.Context, tx *sql.Tx, key string) (version int64, exists
 
 // write stores a value, or nil for a flag that is deleted.
 func write(ctx context.Context, tx *sql.Tx, key string, value any, version int64, now time.Time) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO flags_flags (key, value, version, updated_at) VALUES (?, ?, ?, ?)
+	_, err := tx.ExecContext(ctx, `INSERT INTO flags_flags (key, value, version, updated_at) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version, updated_at = excluded.updated_at`,
 		prefix+key, value, version, now.UnixMilli())
 	if err != nil {
 		return fmt.Errorf("writing the flag %s: %w", key, err)
 	}
 	return nil
+}
+
+// changes is a number that grows with every change of any flag.
+func (s store) changes(ctx context.Context) (n int64, err error) {
+	if err = s.db.Read.QueryRowContext(ctx, `SELECT CAST(COALESCE(SUM(version), 0) AS BIGINT) FROM flags_flags`).Scan(&n); err != nil {
+		return 0, fmt.Errorf("reading the versions of the flags: %w", err)
+	}
+	return n, nil
 }
 
 func (s store) check(ctx context.Context) error {

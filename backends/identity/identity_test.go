@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/identity"
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
@@ -50,9 +51,12 @@ type fixture struct {
 	db    *sqldb.DB
 }
 
-func start(t testing.TB, cfg identity.Config, keys *secret.Set) fixture {
+func start(t testing.TB, cfg identity.Config, keys *secret.Set, url string) fixture {
 	t.Helper()
 	db, err := sqldb.Open(t.Context(), t.TempDir())
+	if url != "" {
+		db, err = sqldb.OpenPostgres(t.Context(), url)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +109,11 @@ func body(t testing.TB, resp *http.Response) map[string]any {
 }
 
 func TestLoginGivesATokenThatThePublishedKeyVerifies(t *testing.T) {
-	f := start(t, identity.Config{Issuer: "https://id.example", Audience: "shop", TTL: unit.Duration(time.Hour)}, nil)
+	pgtest.Each(t, testLoginGivesATokenThatThePublishedKeyVerifies)
+}
+
+func testLoginGivesATokenThatThePublishedKeyVerifies(t *testing.T, url string) {
+	f := start(t, identity.Config{Issuer: "https://id.example", Audience: "shop", TTL: unit.Duration(time.Hour)}, nil, url)
 	u := f.mustAdd(t, "Ada@example.com", "correct horse", "admin", "orders:read orders:write")
 	if !regexp.MustCompile(`^usr_[a-z2-7]{26}$`).MatchString(u.ID) {
 		t.Errorf("got the user id %q", u.ID)
@@ -148,8 +156,10 @@ func TestLoginGivesATokenThatThePublishedKeyVerifies(t *testing.T) {
 	}
 }
 
-func TestBadCredentialsHaveOneAnswer(t *testing.T) {
-	f := start(t, identity.Config{}, nil)
+func TestBadCredentialsHaveOneAnswer(t *testing.T) { pgtest.Each(t, testBadCredentialsHaveOneAnswer) }
+
+func testBadCredentialsHaveOneAnswer(t *testing.T, url string) {
+	f := start(t, identity.Config{}, nil, url)
 	f.mustAdd(t, "ada@example.com", "correct horse", "", "")
 	f.mustAdd(t, "off@example.com", "correct horse", "", "")
 	if err := f.users.Disable(t.Context(), "OFF@example.com"); err != nil {
@@ -192,8 +202,10 @@ func TestBadCredentialsHaveOneAnswer(t *testing.T) {
 	}
 }
 
-func TestLoginRefusesHostileBodies(t *testing.T) {
-	f := start(t, identity.Config{}, nil)
+func TestLoginRefusesHostileBodies(t *testing.T) { pgtest.Each(t, testLoginRefusesHostileBodies) }
+
+func testLoginRefusesHostileBodies(t *testing.T, url string) {
+	f := start(t, identity.Config{}, nil, url)
 	for name, c := range map[string]struct {
 		body string
 		want int
@@ -224,7 +236,7 @@ func TestLoginRefusesHostileBodies(t *testing.T) {
 }
 
 func TestManyLoginsAreBounded(t *testing.T) {
-	f := start(t, identity.Config{}, nil)
+	f := start(t, identity.Config{}, nil, "")
 	const logins = 200
 	codes := make(chan *http.Response, logins)
 	for range logins {
@@ -244,13 +256,17 @@ func TestManyLoginsAreBounded(t *testing.T) {
 }
 
 func TestLoginRehashesOutdatedParameters(t *testing.T) {
-	f := start(t, identity.Config{}, nil)
+	pgtest.Each(t, testLoginRehashesOutdatedParameters)
+}
+
+func testLoginRehashesOutdatedParameters(t *testing.T, url string) {
+	f := start(t, identity.Config{}, nil, url)
 	u := f.mustAdd(t, "ada@example.com", "correct horse", "", "")
 	old, err := argon2id.CreateHash("correct horse", &argon2id.Params{Memory: 1 << 10, Iterations: 1, Parallelism: 1, SaltLength: 16, KeyLength: 32})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = f.db.Write.Exec(`UPDATE identity_users SET password_hash = ? WHERE id = ?`, old, u.ID); err != nil {
+	if _, err = f.db.Write.Exec(`UPDATE identity_users SET password_hash = $1 WHERE id = $2`, old, u.ID); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -267,8 +283,10 @@ func TestLoginRehashesOutdatedParameters(t *testing.T) {
 	}
 }
 
-func TestUsers(t *testing.T) {
-	f := start(t, identity.Config{}, nil)
+func TestUsers(t *testing.T) { pgtest.Each(t, testUsers) }
+
+func testUsers(t *testing.T, url string) {
+	f := start(t, identity.Config{}, nil, url)
 	ctx := t.Context()
 	f.mustAdd(t, "bob@example.com", "12345678", "", "")
 	f.mustAdd(t, "Ada@example.com", "12345678", "admin", "a b")
@@ -332,7 +350,7 @@ func FuzzLogin(f *testing.F) {
 	for _, seed := range []string{"", "{}", `{"email":"a@b.c"}`, `{"email":"\ud800","password":""}`, `{"email":1}`, "\xff", `{"email":"a@b.c","password":""} x`} {
 		f.Add(seed)
 	}
-	fx := start(f, identity.Config{}, nil)
+	fx := start(f, identity.Config{}, nil, "")
 	f.Fuzz(func(t *testing.T, in string) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()

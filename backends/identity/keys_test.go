@@ -58,7 +58,7 @@ func TestSigningKeys(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f := start(t, identity.Config{}, keySet(c.key))
+			f := start(t, identity.Config{}, keySet(c.key), "")
 			f.VerificationKeys(func(kid, alg string, key any) {
 				if _, err = jwt.NewParser(jwt.WithValidMethods([]string{c.alg})).Parse(token, func(tok *jwt.Token) (any, error) {
 					if tok.Header["kid"] != kid || alg != c.alg {
@@ -82,7 +82,7 @@ func TestSigningKeys(t *testing.T) {
 // The key and its thumbprint are RFC 8037 appendix A.
 func TestKeyIDIsTheThumbprint(t *testing.T) {
 	seed, _ := base64.RawURLEncoding.DecodeString("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
-	f := start(t, identity.Config{}, keySet(pkcs8(t, ed25519.NewKeyFromSeed(seed))))
+	f := start(t, identity.Config{}, keySet(pkcs8(t, ed25519.NewKeyFromSeed(seed))), "")
 	f.VerificationKeys(func(kid, alg string, _ any) {
 		if want := "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"; kid != want || alg != "EdDSA" {
 			t.Errorf("got kid %s, alg %s, want %s, EdDSA", kid, alg, want)

@@ -3,7 +3,6 @@ package identity
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"embed"
 	"encoding/base32"
 	"errors"
@@ -18,7 +17,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
 var (
@@ -119,6 +118,9 @@ func (u *Users) Disable(ctx context.Context, email string) error {
 
 func (u *Users) update(ctx context.Context, query string, args ...any) error {
 	res, err := u.db.Write.ExecContext(ctx, query, args...)
+	if sqldb.IsNotText(err) {
+		return ErrNoUser
+	}
 	if err != nil {
 		return fmt.Errorf("changing the user: %w", err)
 	}
@@ -144,7 +146,7 @@ func (u *Users) find(ctx context.Context, email string) (credentials, error) {
 		`SELECT id, email, role, scope, disabled, password_hash FROM identity_users WHERE email_key = $1`, emailKey(email)).
 		Scan(&c.ID, &c.Email, &c.Role, &c.Scope, &c.Disabled, &c.hash)
 	switch {
-	case errors.Is(err, sql.ErrNoRows):
+	case sqldb.NoRow(err):
 		return c, ErrNoUser
 	case err != nil:
 		return c, fmt.Errorf("reading the user: %w", err)

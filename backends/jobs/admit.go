@@ -103,6 +103,11 @@ func (s *Service) overWaiting(ctx context.Context, l lot, n int) (bool, error) {
 	if over, known := s.tallies.take(l, n, most); known {
 		return over, nil
 	}
+	s.tallies.counting.Lock()
+	defer s.tallies.counting.Unlock()
+	if over, known := s.tallies.take(l, n, most); known { // somebody else has counted
+		return over, nil
+	}
 	query, args := `SELECT count(*) FROM (SELECT 1 FROM river_job j WHERE j.queue = $1
 		AND j.state IN ('available', 'pending', 'retryable', 'scheduled')`, []any{l.queue, most + 1}
 	if l.key != "" {
@@ -119,8 +124,9 @@ func (s *Service) overWaiting(ctx context.Context, l lot, n int) (bool, error) {
 
 // tallies remembers how many jobs wait.
 type tallies struct {
-	mu    sync.Mutex
-	known map[lot]tally
+	counting sync.Mutex // one count at a time
+	mu       sync.Mutex
+	known    map[lot]tally
 }
 
 type tally struct {

@@ -53,7 +53,7 @@ func benched(b *testing.B, settings service.Settings, concurrency int, arrived f
 	b.Cleanup(sink.Close)
 	c := Config{Queues: map[string]Queue{
 		"pushed": {Target: sink.URL, Concurrency: concurrency},
-		"kept":   {Pull: true},
+		"kept":   {Pull: true, Keep: Keep{Completed: new(2_000_000)}},
 	}}
 	h, err := service.NewHost(b.Context(), settings, nil, func(string) (service.Opener, error) { return c, nil })
 	if err != nil {
@@ -271,5 +271,60 @@ func (r *aloneRiver) insertMany(b *testing.B, n int) {
 	})
 	if err != nil {
 		b.Error(err)
+	}
+}
+
+// BenchmarkAmongMillions measures beside a million jobs that wait and a million that are done, as a
+// ratio to an empty database in the same run.
+func BenchmarkAmongMillions(b *testing.B) {
+	onBoth(b, func(b *testing.B, settings func() service.Settings) {
+		const n = 3000
+		measure := func(crowd int) (enqueue, push float64) {
+			var arrived atomic.Int64
+			done := make(chan struct{}, 1)
+			url, h := benched(b, settings(), 100, func(*http.Request) {
+				if arrived.Add(1) == n {
+					done <- struct{}{}
+				}
+			})
+			crowded(b, h.DB, crowd)
+			enqueue = atOnce(n, func(i int) { request202(b, url+"/jobs", fmt.Sprintf(`{"queue":"kept","payload":{"n":%d}}`, i)) })
+			began := time.Now()
+			atOnce(n, func(i int) { request202(b, url+"/jobs", fmt.Sprintf(`{"queue":"pushed","payload":{"n":%d}}`, i)) })
+			awaited(b, done)
+			return enqueue, n / time.Since(began).Seconds()
+		}
+		emptyEnqueue, emptyPush := measure(0)
+		enqueue, push := measure(1_000_000)
+		b.ReportMetric(enqueue, "enqueued/s")
+		b.ReportMetric(enqueue/emptyEnqueue, "enqueue-ratio")
+		b.ReportMetric(push, "pushed/s")
+		b.ReportMetric(push/emptyPush, "push-ratio")
+	})
+}
+
+// crowded puts n waiting and n completed jobs in.
+func crowded(b *testing.B, db *sqldb.DB, n int) {
+	b.Helper()
+	for _, state := range []string{"available", "completed"} {
+		if n == 0 {
+			return
+		}
+		q := dialectOf(db)
+		series, args := "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)", "jsonb('{\"body\":\"MQ==\"}')"
+		if q.pg {
+			series, args = "WITH n AS (SELECT generate_series(1, $1::int) AS i)", `'{"body":"MQ=="}'::jsonb`
+		}
+		finalized := "NULL"
+		if state == "completed" {
+			finalized = q.now
+		}
+		if _, err := db.Write.ExecContext(b.Context(), "INSERT INTO river_job (kind, queue, state, args, max_attempts, finalized_at) "+
+			series+" SELECT 'push', 'kept', "+q.literal(state)+", "+args+", 5, "+finalized+" FROM n", n); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if _, err := db.Write.ExecContext(b.Context(), "ANALYZE"); err != nil {
+		b.Fatal(err)
 	}
 }

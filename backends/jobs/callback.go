@@ -99,6 +99,7 @@ func (s *Service) callbacksDue(ctx context.Context) (due []int64, err error) {
 // callbackTx marks the job as told and enqueues the push, unless somebody else has, or the job runs again.
 // The push is on the queue internal, which no user pauses and whose attempts span a day.
 func (s *Service) callbackTx(ctx context.Context, tx *sql.Tx, id int64) error {
+	//nolint:gosec // the pieces are constants, values are arguments
 	res, err := tx.ExecContext(ctx, "UPDATE river_job SET metadata = "+s.q.notified()+" WHERE id = $1 AND "+bare(callbackDue), id)
 	if err != nil {
 		return fmt.Errorf("marking a callback: %w", err)

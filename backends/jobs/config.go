@@ -37,6 +37,9 @@ type Config struct {
 	// HOST:PORT. The host and port of each queue's target are allowed as well. No other address is
 	// ever dialled. Default: none.
 	Allow []string `json:"allow,omitempty"`
+	// UI mounts a web page over the jobs at /jobs/ui. It asks for no credentials of its own: let only
+	// those reach it who may read, retry, cancel and delete every job. Default: off.
+	UI bool `json:"ui,omitempty"`
 	// Schedules are the schedules by name; names are like those of queues.
 	Schedules map[string]Schedule `json:"schedules,omitempty"`
 }

@@ -190,9 +190,10 @@ func instantOf(wall time.Time, zone *time.Location) time.Time {
 // due are the ticks from first, which is one, to now: the newest of them, at most n, in their order.
 func (c cron) due(first, now time.Time, n int) []time.Time {
 	for back := 2 * time.Minute; ; back *= 2 {
-		from, whole := now.Add(-back), false
+		from := now.Add(-back)
 		var ticks []time.Time
-		if whole = !from.After(first); whole {
+		whole := !from.After(first)
+		if whole {
 			from, ticks = first, []time.Time{first}
 		}
 		for t := c.next(from); !t.IsZero() && !t.After(now); t = c.next(t) {

@@ -16,8 +16,12 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
-// bulkPage is how many jobs one transaction of a bulk change looks at.
-const bulkPage = 1000
+const (
+	// bulkPage is how many jobs one transaction of a bulk change looks at.
+	bulkPage = 1000
+	// bulkRead is how many jobs are chosen at once.
+	bulkRead = 100_000
+)
 
 // bulk is the body of POST /jobs/retry and POST /jobs/cancel.
 type bulk struct {
@@ -123,38 +127,41 @@ func (s *Service) cancelJobs(w http.ResponseWriter, r *http.Request) error {
 // them in one transaction. What it has changed stays so if a later page fails.
 func (s *Service) inBulk(ctx context.Context, b *bulk, change func(ctx context.Context, tx *sql.Tx, ids []int64) (done, skipped int, err error)) (BulkReceipt, error) {
 	receipt := BulkReceipt{DryRun: b.DryRun}
-	for before := int64(math.MaxInt64); receipt.Count < *b.Limit; {
-		ids, last, err := s.page(ctx, b, before)
+	for before := int64(math.MaxInt64); before > 0; {
+		ids, last, err := s.chooseBelow(ctx, b, before)
 		if err != nil {
 			return receipt, err
 		}
-		ids = ids[:min(len(ids), *b.Limit-receipt.Count)]
-		done, skipped := len(ids), 0
-		if !b.DryRun && len(ids) > 0 {
-			err = s.db.InTx(ctx, func(tx *sql.Tx) error {
-				done, skipped, err = change(ctx, tx, ids)
-				return err
-			})
-			if err != nil {
-				return receipt, err
+		for before = last; len(ids) > 0; {
+			n := min(len(ids), bulkPage, *b.Limit-receipt.Count)
+			if n == 0 {
+				return receipt, nil
 			}
-		}
-		receipt.Count += done
-		receipt.Skipped += skipped
-		if before = last; last == 0 {
-			break
+			done, skipped := n, 0
+			if !b.DryRun {
+				err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+					done, skipped, err = change(ctx, tx, ids[:n])
+					return err
+				})
+				if err != nil {
+					return receipt, err
+				}
+			}
+			ids = ids[n:]
+			receipt.Count += done
+			receipt.Skipped += skipped
 		}
 	}
 	return receipt, nil
 }
 
-// page is the chosen jobs of the next page, and the id that the page after it begins below, 0 if there
-// is none.
-func (s *Service) page(ctx context.Context, b *bulk, before int64) (ids []int64, last int64, err error) {
+// chooseBelow is the next of the chosen jobs, and the id that those after them are below, 0 if there are
+// none.
+func (s *Service) chooseBelow(ctx context.Context, b *bulk, before int64) (ids []int64, last int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, listTime)
 	defer cancel()
 	n := 0
-	err = s.eachError(ctx, &b.filter, before, bulkPage, func(e *lastError) {
+	err = s.eachError(ctx, &b.filter, before, bulkRead, func(e *lastError) {
 		n++
 		last = e.id
 		if e.queue == internalQueue && b.Queue != internalQueue {
@@ -167,7 +174,7 @@ func (s *Service) page(ctx context.Context, b *bulk, before int64) (ids []int64,
 	if err != nil {
 		return nil, 0, slow(ctx, err)
 	}
-	if n < bulkPage {
+	if n < bulkRead {
 		last = 0
 	}
 	return ids, last, nil
@@ -214,6 +221,7 @@ func (s *Service) retryTx(ctx context.Context, tx *sql.Tx, ids []int64, state st
 	if len(free) == 0 {
 		return 0, others, nil
 	}
+	//nolint:gosec // the pieces are constants, values are arguments
 	_, err = tx.ExecContext(ctx, `UPDATE river_job SET state = 'available', finalized_at = NULL, scheduled_at = `+s.q.now+`,
 		max_attempts = CASE WHEN attempt >= max_attempts THEN attempt + 1 ELSE max_attempts END, metadata = `+s.q.anew()+`
 		WHERE state <> 'running' AND `+s.q.ids("id", "$1"), jsonIDs(free))
@@ -262,6 +270,7 @@ func (s *Service) cancelTx(ctx context.Context, tx *sql.Tx, ids []int64, state s
 		return 0, err
 	}
 	if len(waiting) > 0 {
+		//nolint:gosec // the pieces are constants, values are arguments
 		_, err = tx.ExecContext(ctx, `UPDATE river_job SET state = 'cancelled', finalized_at = `+s.q.now+`, metadata = `+s.q.withCancel("$1")+`
 			WHERE finalized_at IS NULL AND state <> 'running' AND `+s.q.ids("id", "$2"), time.Now().UTC().Format(time.RFC3339Nano), jsonIDs(waiting))
 		if err != nil {
@@ -362,6 +371,7 @@ func (s *Service) editTx(ctx context.Context, tx *sql.Tx, id int64, queue string
 	if queue == internalQueue {
 		return problem.New(problem.Forbidden, "The job %d is another backend's own and is not edited.", id)
 	}
+	//nolint:gosec // the pieces are constants, values are arguments
 	_, err := tx.ExecContext(ctx, "UPDATE river_job SET args = "+s.q.withBody("$1")+" WHERE id = $2", base64.StdEncoding.EncodeToString(payload), id)
 	if err != nil {
 		return fmt.Errorf("editing a job: %w", err)

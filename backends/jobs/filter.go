@@ -88,6 +88,10 @@ func (f *filter) where(d dialect, before int64) (condition string, args []any) {
 	}
 	if f.State != "" {
 		all = append(all, "j.state IN ("+engineStates[f.State]+")")
+	}
+	switch f.State {
+	case "", stateRunning, stateCompleted, stateDead, stateCancelled: // the engine has the same
+	default:
 		add(d.userState()+" = $?", f.State)
 	}
 	switch f.Kind {

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// groupPage is how many jobs are read at once, maxGrouped how many in all.
-	groupPage, maxGrouped = 1000, 100_000
+	// maxGrouped is how many jobs are looked at, the newest.
+	maxGrouped = 100_000
 	// maxGroups is the most groups; what would be one more is counted in the group of all others.
 	maxGroups = 2000
 	// maxCause is how much of a message tells causes apart.
@@ -29,7 +29,8 @@ const (
 
 // Group is the jobs that failed for one cause.
 type Group struct {
-	// Cause names the status and the message. POST /jobs/retry and /jobs/cancel take it.
+	// Cause names the status and the message. POST /jobs/retry and /jobs/cancel take it. It is empty for the
+	// group of all others, and so is Queue.
 	Cause string `json:"cause"`
 	Queue string `json:"queue"`
 	// Status is that of the target's answer, absent if there was none.
@@ -72,45 +73,37 @@ func (s *Service) getGroups(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WriteJSON(w, http.StatusOK, groups)
 }
 
-// groups reads the chosen jobs page by page, so that no more than one page and the groups are in memory.
+// groups reads the chosen jobs one by one; only the groups are in memory.
 func (s *Service) groups(ctx context.Context, f *filter, limit int) (Groups, error) {
 	type place struct{ queue, cause string }
 	all := map[place]*Group{}
 	g := Groups{Items: []Group{}}
-	for before := int64(math.MaxInt64); ; {
-		n := 0
-		err := s.eachError(ctx, f, before, groupPage, func(e *lastError) {
-			n++
-			before = e.id
-			at := place{e.queue, e.cause()}
-			one := all[at]
-			if one == nil && len(all) >= maxGroups {
-				at, e.status, e.message = place{"", ""}, 0, otherCause
-				one = all[at]
-			}
-			if one == nil {
-				one = &Group{Cause: at.cause, Queue: at.queue, Status: e.status, Message: e.normal(), First: e.at, Last: e.at, ExampleID: itoa(e.id)}
-				all[at] = one
-			}
-			one.Count++
-			if e.at.Before(one.First) {
-				one.First = e.at
-			}
-			if e.at.After(one.Last) {
-				one.Last = e.at
-			}
-		})
-		if err != nil {
-			return Groups{}, err
-		}
-		g.Looked += n
-		if n < groupPage {
-			break
-		}
-		if g.Looked >= maxGrouped {
+	err := s.eachError(ctx, f, math.MaxInt64, maxGrouped+1, func(e *lastError) {
+		if g.Looked == maxGrouped {
 			g.Truncated = true
-			break
+			return
 		}
+		g.Looked++
+		at := place{e.queue, e.cause()}
+		one := all[at]
+		if one == nil && len(all) >= maxGroups {
+			at, e.status, e.normalised = place{}, 0, otherCause
+			one = all[at]
+		}
+		if one == nil {
+			one = &Group{Cause: at.cause, Queue: at.queue, Status: e.status, Message: e.normal(), First: e.at, Last: e.at, ExampleID: itoa(e.id)}
+			all[at] = one
+		}
+		one.Count++
+		if e.at.Before(one.First) {
+			one.First = e.at
+		}
+		if e.at.After(one.Last) {
+			one.Last = e.at
+		}
+	})
+	if err != nil {
+		return Groups{}, err
 	}
 	for _, one := range all {
 		g.Items = append(g.Items, *one)
@@ -149,12 +142,14 @@ func (e *lastError) cause() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// eachError reads a page of the chosen jobs, the newest first.
+// eachError reads the chosen jobs, the newest first. The ids are found before the rest is read, so that
+// the database has no more than those to sort.
 func (s *Service) eachError(ctx context.Context, f *filter, before int64, limit int, do func(e *lastError)) error {
 	where, args := f.where(s.q, before)
 	//nolint:gosec // the pieces are constants, values are arguments
 	rows, err := s.db.Read.QueryContext(ctx, `SELECT j.id, j.queue, `+s.q.millisOf("coalesce(j.finalized_at, j.attempted_at, j.created_at)")+`,
-		coalesce(`+s.q.lastMessage()+`, '') FROM river_job j WHERE `+where+" ORDER BY j.id DESC LIMIT "+strconv.Itoa(limit), args...)
+		coalesce(`+s.q.lastMessage()+`, '') FROM river_job j WHERE j.id IN (SELECT j.id FROM river_job j WHERE `+where+
+		" ORDER BY j.id DESC LIMIT "+strconv.Itoa(limit)+") ORDER BY j.id DESC", args...)
 	if err != nil {
 		return fmt.Errorf("reading the errors of jobs: %w", err)
 	}

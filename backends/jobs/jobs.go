@@ -64,6 +64,7 @@ type Service struct {
 	signer  *signer
 	http    *http.Client
 	router  *httpapi.Router
+	ui      *ui // nil without one
 
 	river    *river.Client[*sql.Tx]
 	listener *pgxpool.Pool // on PostgreSQL
@@ -159,7 +160,7 @@ func New(c Config, d Deps) (*Service, error) {
 		ID:                s.id,
 		Queues:            settings,
 		Workers:           workers,
-		Logger:            slog.New(quiet{d.Log.Handler()}),
+		Logger:            slog.New(newQuiet(d.Log.Handler())),
 		FetchCooldown:     fetchCooldown,
 		FetchPollInterval: fetchPoll,
 		JobTimeout:        -1, // each worker says its own; River's rescue leaves a job alone before that
@@ -176,6 +177,11 @@ func New(c Config, d Deps) (*Service, error) {
 	}
 	s.schedules = newScheduler(s, s.log)
 	s.router = s.routes()
+	if c.UI {
+		if s.ui, err = newUI(s); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
@@ -195,7 +201,13 @@ func newPushClient() *http.Client {
 }
 
 // ServeHTTP is the HTTP API.
-func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.ui.owns(r.URL.Path) {
+		s.ui.handler.ServeHTTP(w, r)
+		return
+	}
+	s.router.ServeHTTP(w, r)
+}
 
 // Run works the queues until ctx ends. Then it fetches no more, lets running jobs finish for
 // Deps.StopTime, cancels the rest, which go back to their queue without losing an attempt, and returns.
@@ -210,6 +222,9 @@ func (s *Service) Run(ctx context.Context) error {
 			return nil //nolint:nilerr // it was stopped before it had started
 		}
 		return fmt.Errorf("starting the jobs engine: %w", err)
+	}
+	if err := s.ui.start(ctx); err != nil {
+		s.log.Error("the jobs page does not start", "error", err)
 	}
 	s.running.Store(true)
 	s.Poke() // for what was committed while the fetchers started
@@ -296,12 +311,45 @@ func (s *Service) settings(queue string) Queue {
 	return Queue{}.withDefaults()
 }
 
-// quiet passes warnings and errors on. What River says at info is about every job.
-type quiet struct{ slog.Handler }
+// quiet passes the engine's warnings and errors on, each message at most once in ten seconds: while a
+// database is away every fetch says so. What River says at info is about every job.
+type quiet struct {
+	slog.Handler
+	said *said
+}
+
+func newQuiet(h slog.Handler) quiet { return quiet{h, &said{last: map[string]time.Time{}}} }
+
+// said is when each message was passed on. The messages are River's, so they are few.
+type said struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+const sayAgain = 10 * time.Second
 
 func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)
 }
 
-func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
-func (q quiet) WithGroup(name string) slog.Handler       { return quiet{q.Handler.WithGroup(name)} }
+// Handle passes on what has not been said just now.
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	q.said.mu.Lock()
+	again := r.Time.Sub(q.said.last[r.Message]) < sayAgain
+	if !again {
+		if len(q.said.last) > 100 {
+			clear(q.said.last)
+		}
+		q.said.last[r.Message] = r.Time
+	}
+	q.said.mu.Unlock()
+	if again {
+		return nil
+	}
+	return q.Handler.Handle(ctx, r)
+}
+
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return quiet{q.Handler.WithAttrs(attrs), q.said}
+}
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name), q.said} }

@@ -16,8 +16,12 @@ import (
 // examined is the configuration that the examiner asks for.
 func examined() jobs.Config {
 	return jobs.Config{
-		Queues: map[string]jobs.Queue{"examine": {Attempts: 3, Backoff: jobs.Backoff{Fixed: true, Base: 50 * time.Millisecond}}},
-		Allow:  []string{"127.0.0.1"},
+		Queues: map[string]jobs.Queue{
+			"examine":      {Attempts: 3, Backoff: jobs.Backoff{Fixed: true, Base: 50 * time.Millisecond}},
+			"examine-pull": {Pull: true, Attempts: 3, Backoff: jobs.Backoff{Fixed: true, Base: 50 * time.Millisecond}},
+			"examine-full": {Pull: true, Waiting: 3, KeyWaiting: 2},
+		},
+		Allow: []string{"127.0.0.1"},
 	}
 }
 

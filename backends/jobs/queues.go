@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
@@ -157,45 +158,57 @@ func (s *Service) oldestWaiting(ctx context.Context, queue string) (*time.Time, 
 	return oldest, nil
 }
 
-// counts are the numbers of jobs by queue and state, of one queue unless it is empty. Rows are read
-// where the engine's word leaves the user's open, for the others the index is enough.
+// counts are the numbers of jobs by queue and state, of one queue unless it is empty. An index counts
+// by the states of the engine; rows are read where those leave the user's open.
 func (s *Service) counts(ctx context.Context, queue string) (map[string]map[string]int, error) {
-	all := map[string]map[string]int{}
-	open := `(j.state = 'scheduled' OR j.state = 'available' AND j.scheduled_at > ` + s.q.now + `)`
-	for _, half := range []string{
-		`SELECT j.queue, CASE j.state WHEN 'discarded' THEN 'dead' WHEN 'retryable' THEN 'retrying' WHEN 'available' THEN 'queued'
-			WHEN 'pending' THEN 'queued' ELSE ` + s.q.state() + ` END, count(*) FROM river_job j WHERE NOT ` + open,
-		`SELECT j.queue, ` + s.q.userState() + `, count(*) FROM river_job j WHERE ` + open,
-	} {
-		var args []any
-		if queue != "" {
-			half, args = half+" AND j.queue = $1 AND j.state IN ("+everyState+")", []any{queue}
-		}
-		if err := s.countInto(ctx, all, half+" GROUP BY 1, 2", args); err != nil {
-			return nil, fmt.Errorf("counting jobs: %w", err)
-		}
+	where, args := " WHERE j.state IN ("+everyState+")", []any(nil)
+	if queue != "" {
+		where, args = where+" AND j.queue = $1", []any{queue}
 	}
-	return all, nil
-}
-
-func (s *Service) countInto(ctx context.Context, all map[string]map[string]int, query string, args []any) error {
-	rows, err := s.db.Read.QueryContext(ctx, query, args...)
+	//nolint:gosec // the pieces are constants, values are arguments
+	rows, err := s.db.Read.QueryContext(ctx, `
+		SELECT 1, j.queue, `+s.q.state()+`, count(*) FROM river_job j`+where+` GROUP BY j.state, j.queue
+		UNION ALL SELECT 2, j.queue, `+s.q.userState()+`, count(*) FROM river_job j`+where+` AND j.state = 'scheduled' GROUP BY 2, 3
+		UNION ALL SELECT 3, j.queue, `+s.q.userState()+`, count(*) FROM river_job j`+where+` AND j.state = 'available' AND j.scheduled_at > `+s.q.now+` GROUP BY 2, 3`, args...)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("counting jobs: %w", err)
 	}
 	defer func() { _ = rows.Close() }()
+	all := map[string]map[string]int{}
 	for rows.Next() {
+		var part, n int
 		var queue, state string
-		var n int
-		if err = rows.Scan(&queue, &state, &n); err != nil {
-			return err
+		if err = rows.Scan(&part, &queue, &state, &n); err != nil {
+			return nil, fmt.Errorf("counting jobs: %w", err)
 		}
 		if all[queue] == nil {
 			all[queue] = map[string]int{}
 		}
+		switch {
+		case part == 1 && state == string(rivertype.JobStateScheduled):
+			continue // part 2 tells
+		case part == 1:
+			state = countedAs(state)
+		case part == 3:
+			all[queue][stateQueued] -= n
+		}
 		all[queue][state] += n
 	}
-	return rows.Err()
+	return all, rows.Err()
+}
+
+// countedAs is the user's state of most of the jobs that are in a state of the engine.
+func countedAs(state string) string {
+	switch rivertype.JobState(state) {
+	case rivertype.JobStateAvailable, rivertype.JobStatePending:
+		return stateQueued
+	case rivertype.JobStateRetryable:
+		return stateRetrying
+	case rivertype.JobStateDiscarded:
+		return stateDead
+	default:
+		return state
+	}
 }
 
 // paused are the names of the paused queues.

@@ -187,6 +187,15 @@ func (s *Service) runSchedule(w http.ResponseWriter, r *http.Request) error {
 		if sc, err = readSchedule(r.Context(), tx, r.PathValue("name")); err != nil {
 			return err
 		}
+		var drained int
+		if err = tx.QueryRowContext(r.Context(), "SELECT count(*) FROM jobs_drains WHERE queue = $1", sc.Queue).Scan(&drained); err != nil {
+			return fmt.Errorf("reading what is being drained: %w", err)
+		}
+		if drained > 0 {
+			e := problem.New(problem.Unavailable, "The queue %s is being drained and takes no new jobs until it is resumed.", sc.Queue)
+			e.RetryAfter = drainRetry
+			return e
+		}
 		id, err = s.fireTx(r.Context(), tx, &sc, time.Time{})
 		return err
 	})

@@ -63,7 +63,7 @@ type querier interface {
 
 // querySchedules reads the schedules that where, with its arguments, picks.
 func querySchedules(ctx context.Context, db querier, where string, args ...any) ([]schedule, error) {
-	rows, err := db.QueryContext(ctx, "SELECT "+scheduleColumns+" FROM jobs_schedules "+where, args...) //nolint:gosec // where is a constant of the callers
+	rows, err := db.QueryContext(ctx, "SELECT "+scheduleColumns+" FROM jobs_schedules "+where, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading schedules: %w", err)
 	}
@@ -94,14 +94,18 @@ func readSchedule(ctx context.Context, db querier, name string) (schedule, error
 	return all[0], nil
 }
 
+// ticking says of a schedule that its ticks are fired: not while it is paused, nor while its queue is
+// drained, as that takes no new jobs. What a drain held up counts as missed.
+const ticking = "paused_at = 0 AND NOT EXISTS (SELECT 1 FROM jobs_drains d WHERE d.queue = jobs_schedules.queue)"
+
 // dueSchedules is for the scheduler.
 func (s *Service) dueSchedules(ctx context.Context, now time.Time) (due []schedule, next time.Time, err error) {
-	due, err = querySchedules(ctx, s.db.Read, "WHERE paused_at = 0 AND next_at > 0 AND next_at <= $1 ORDER BY next_at, name", now.UnixMilli())
+	due, err = querySchedules(ctx, s.db.Read, "WHERE "+ticking+" AND next_at > 0 AND next_at <= $1 ORDER BY next_at, name", now.UnixMilli())
 	if err != nil {
 		return nil, time.Time{}, err
 	}
 	var ms int64
-	err = s.db.Read.QueryRowContext(ctx, "SELECT coalesce(min(next_at), 0) FROM jobs_schedules WHERE paused_at = 0 AND next_at > $1", now.UnixMilli()).Scan(&ms)
+	err = s.db.Read.QueryRowContext(ctx, "SELECT coalesce(min(next_at), 0) FROM jobs_schedules WHERE "+ticking+" AND next_at > $1", now.UnixMilli()).Scan(&ms)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("reading schedules: %w", err)
 	}
@@ -120,7 +124,7 @@ func (s *Service) fire(ctx context.Context, sc *schedule, next time.Time, ticks 
 		var payload string
 		err := tx.QueryRowContext(ctx, `
 			UPDATE jobs_schedules SET next_at = $1, last_at = $2
-			WHERE name = $3 AND next_at = $4 AND cron = $5 AND timezone = $6 AND missed = $7 AND paused_at = 0
+			WHERE name = $3 AND next_at = $4 AND cron = $5 AND timezone = $6 AND missed = $7 AND `+ticking+`
 			RETURNING queue, payload, target`,
 			toMilli(next), toMilli(last), sc.name, toMilli(sc.next), sc.Cron, sc.Timezone, sc.Missed).Scan(&now.Queue, &payload, &now.Target)
 		if errors.Is(err, sql.ErrNoRows) {

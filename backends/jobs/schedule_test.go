@@ -86,11 +86,12 @@ func (f *fakeTicks) fired() []string {
 	return append([]string{}, f.jobs...)
 }
 
-// running starts n schedulers on the store.
-func (f *fakeTicks) running(t *testing.T, n int, log *bytes.Buffer) *scheduler {
-	var r *scheduler
+// running starts n schedulers on the store and returns one of them.
+func (f *fakeTicks) running(t *testing.T, n int, log *bytes.Buffer) (one *scheduler) {
+	to := slog.New(slog.NewTextHandler(log, nil))
 	for range n {
-		r = newScheduler(f, slog.New(slog.NewTextHandler(log, nil)))
+		r := newScheduler(f, to)
+		one = r
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
@@ -102,7 +103,7 @@ func (f *fakeTicks) running(t *testing.T, n int, log *bytes.Buffer) *scheduler {
 			<-done
 		})
 	}
-	return r
+	return one
 }
 
 func TestSchedulerFiresInTime(t *testing.T) {

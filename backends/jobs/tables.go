@@ -41,7 +41,7 @@ func Prepare(ctx context.Context, db *sqldb.DB, log *slog.Logger) error {
 	if db.Postgres() {
 		engine = riverdatabasesql.New(db.Write)
 	}
-	m, err := rivermigrate.New(engine, &rivermigrate.Config{Logger: slog.New(quiet{log.Handler()})})
+	m, err := rivermigrate.New(engine, &rivermigrate.Config{Logger: slog.New(newQuiet(log.Handler()))})
 	if err != nil {
 		return fmt.Errorf("reading the migrations of the jobs engine: %w", err)
 	}

@@ -40,14 +40,18 @@ type ownedView struct {
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
-// acquire answers POST /locks/{name} {ttl}: 200, or 409 lock-held with Retry-After while another holds it.
+// acquire answers POST /locks/{name} {ttl, wait}: 200, or 409 lock-held with Retry-After while another
+// holds it. With wait, a duration up to 30 s, it answers as soon as the lock is the caller's, and 409 only
+// after that time, or at once if too many wait already. Who waits first is first; whoever does not wait
+// may come between them.
 func (s *Service) acquire(w http.ResponseWriter, r *http.Request) error {
 	name, err := nameOf(r)
 	if err != nil {
 		return err
 	}
 	var body struct {
-		TTL json.RawMessage `json:"ttl"`
+		TTL  json.RawMessage `json:"ttl"`
+		Wait json.RawMessage `json:"wait"`
 	}
 	if err = decode(w, r, &body); err != nil {
 		return err
@@ -56,10 +60,17 @@ func (s *Service) acquire(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	token, now := newToken(), s.now()
-	l, err := s.store.Acquire(r.Context(), name, ownerOf(token), now, ttl)
+	wait, err := duration(body.Wait, 0, "wait", 0, maxWait)
 	if err != nil {
-		return refusal(err, l, now)
+		return err
+	}
+	if wait > 0 { // or a server that bounds the reading of requests would take the caller for gone
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
+	token := newToken()
+	l, err := s.take(r.Context(), name, ownerOf(token), ttl, wait)
+	if err != nil {
+		return refusal(err, l, s.now())
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, ownedView{l.Name, token, l.Fence, l.ExpiresAt})
 }
@@ -123,6 +134,7 @@ func (s *Service) release(w http.ResponseWriter, r *http.Request) error {
 	if l, err := s.store.Release(r.Context(), name, ownerOf(body.Token), now); err != nil {
 		return refusal(err, l, now)
 	}
+	s.waiters.freed(name)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -199,12 +211,17 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 
 // ttl reads the time to live; none is 30 s, or max_ttl if that is shorter.
 func (s *Service) ttl(raw json.RawMessage) (time.Duration, error) {
+	return duration(raw, min(defaultTTL, s.maxTTL), "ttl", minTTL, s.maxTTL)
+}
+
+// duration reads the member of that name within its bounds; none is without.
+func duration(raw json.RawMessage, without time.Duration, name string, least, most time.Duration) (time.Duration, error) {
 	if raw == nil {
-		return min(defaultTTL, s.maxTTL), nil
+		return without, nil
 	}
 	var d unit.Duration
-	if err := json.Unmarshal(raw, &d); err != nil || d.Std() < minTTL || d.Std() > s.maxTTL {
-		return 0, problem.New(problem.InvalidRequest, `ttl must be a duration from %s to %s, such as "30s".`, unit.Duration(minTTL), unit.Duration(s.maxTTL)).Because(err)
+	if err := json.Unmarshal(raw, &d); err != nil || d.Std() < least || d.Std() > most {
+		return 0, problem.New(problem.InvalidRequest, `%s must be a duration from %s to %s, such as "30s".`, name, unit.Duration(least), unit.Duration(most)).Because(err)
 	}
 	return d.Std(), nil
 }

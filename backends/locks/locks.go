@@ -2,7 +2,8 @@
 // token, which proves ownership, and a fence, a number that grows with every acquisition: a store
 // that the lock guards refuses writes with a smaller fence than it has seen, and so is safe from an
 // owner that slept past its lock. A fence must never go back, not even after kill -9 or a power cut,
-// so locks are rows in SQL, committed to disk before the answer, and not state in memory.
+// so locks are rows in SQL, committed to disk before the answer, and not state in memory; or they are in
+// Redis, for instances that share no database.
 package locks
 
 import (
@@ -13,6 +14,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
@@ -20,7 +22,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
 const (
@@ -36,18 +38,62 @@ const (
 type Config struct {
 	// MaxTTL is the longest time to live that a client may ask for, 100ms to 24h. Default: 24h.
 	MaxTTL unit.Duration `json:"max_ttl,omitempty"`
+	// Store is where the locks are kept: "sql", the database, or "redis", the one that is configured for
+	// all. In Redis the locks last as long as it keeps its data: without appendfsync always a crash may lose
+	// those of the last second, and a failover may too, so that two hold one lock; their fences then differ,
+	// and the later one's is greater. Its maxmemory-policy must be noeviction or one of volatile-*.
+	// Default: "sql".
+	Store string `json:"store,omitempty"`
 }
+
+// The values of Config.Store.
+const (
+	StoreSQL   = "sql"
+	StoreRedis = "redis"
+)
 
 // Validate checks the bounds.
 func (c Config) Validate() error {
 	if c.MaxTTL != 0 && (c.MaxTTL.Std() < minTTL || c.MaxTTL.Std() > longestTTL) {
 		return fmt.Errorf("max_ttl must be from %s to %s, not %s", unit.Duration(minTTL), unit.Duration(longestTTL), c.MaxTTL)
 	}
+	if c.Store != "" && c.Store != StoreSQL && c.Store != StoreRedis {
+		return fmt.Errorf("store must be %s or %s, not %q", StoreSQL, StoreRedis, c.Store)
+	}
 	return nil
 }
 
-// Open migrates the tables.
+// Fits says whether the settings of all backends have what this one needs.
+func (c Config) Fits(s service.Settings) error {
+	if c.Store == StoreRedis && s.Redis == nil {
+		return errors.New("store redis needs a Redis: name it in the global options, such as gatehouse { redis redis://127.0.0.1:6379 }, or leave store redis out")
+	}
+	return nil
+}
+
+// Open makes the store ready: it migrates the tables, or takes hold of the Redis.
 func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, error) {
+	store, err := c.open(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	s, err := New(c, Deps{Store: store, Log: h.Log.With("backend", "locks")})
+	if err != nil {
+		return nil, err
+	}
+	// Those who wait do so also for what another configuration's service releases.
+	s.waiters = h.Memory("locks.waiters", func() any { return newWaiters() }).(*waiters)
+	return s, nil
+}
+
+func (c Config) open(ctx context.Context, h *service.Host) (Store, error) {
+	if c.Store == StoreRedis {
+		conn, err := h.Redis()
+		if err != nil {
+			return nil, fmt.Errorf("store redis: %w", err)
+		}
+		return NewRedisStore(conn), nil
+	}
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return nil, fmt.Errorf("reading the migrations of locks: %w", err)
@@ -55,7 +101,7 @@ func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, err
 	if err = h.DB.Migrate(ctx, "locks", files); err != nil {
 		return nil, err
 	}
-	return New(c, Deps{Store: NewSQLStore(h.DB), Log: h.Log.With("backend", "locks")})
+	return NewSQLStore(h.DB), nil
 }
 
 // Deps is what a Service works with.
@@ -75,6 +121,10 @@ type Service struct {
 	log    *slog.Logger
 	now    func() time.Time
 	router *httpapi.Router
+
+	waiters  *waiters
+	stopping chan struct{} // closed when Run is to end
+	stop     func()
 }
 
 // New is a Service ready to answer.
@@ -91,7 +141,8 @@ func New(c Config, d Deps) (*Service, error) {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	s := &Service{store: d.Store, maxTTL: c.MaxTTL.Or(longestTTL), log: d.Log, now: d.Now, router: httpapi.NewRouter(d.Log)}
+	s := &Service{store: d.Store, maxTTL: c.MaxTTL.Or(longestTTL), log: d.Log, now: d.Now, router: httpapi.NewRouter(d.Log), waiters: newWaiters(), stopping: make(chan struct{})}
+	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	s.router.Handle(http.MethodGet, "/locks", s.list)
 	s.router.Handle(http.MethodGet, "/locks/{name}", s.get)
 	s.router.Handle(http.MethodPost, "/locks/{name}", s.acquire)
@@ -103,8 +154,10 @@ func New(c Config, d Deps) (*Service, error) {
 // ServeHTTP is the HTTP API.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
 
-// Run deletes expired rows from time to time, until ctx ends. Two instances may do it at once.
+// Run deletes expired rows from time to time, until ctx ends. Two instances may do it at once. Its end is
+// that of the requests that wait for a lock.
 func (s *Service) Run(ctx context.Context) error {
+	defer s.stop()
 	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()
 	for {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/locks"
 	"github.com/gatehouse-proxy/gatehouse/backends/locks/lockstest"
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
@@ -33,9 +34,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func openHost(t testing.TB, dir string) *service.Host {
+func openHost(t testing.TB, dir, url string) *service.Host {
 	t.Helper()
-	h, err := newHost(dir)
+	h, err := newHost(dir, url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,24 +48,28 @@ func openHost(t testing.TB, dir string) *service.Host {
 	return h
 }
 
-func newHost(dir string) (*service.Host, error) {
-	h, err := service.NewHost(context.Background(), service.Settings{DataDir: dir}, nil, func(string) (service.Opener, error) { return locks.Config{}, nil })
+func newHost(dir, url string) (*service.Host, error) {
+	h, err := service.NewHost(context.Background(), service.Settings{DataDir: dir, Database: url}, nil, func(string) (service.Opener, error) { return locks.Config{}, nil })
 	if err != nil {
 		return nil, err
 	}
 	return h, h.Open(context.Background(), "locks")
 }
 
-func TestExamine(t *testing.T) {
-	srv := httptest.NewServer(openHost(t, t.TempDir()).Service("locks"))
+func TestExamine(t *testing.T) { pgtest.Each(t, testExamine) }
+
+func testExamine(t *testing.T, url string) {
+	srv := httptest.NewServer(openHost(t, t.TempDir(), url).Service("locks"))
 	t.Cleanup(srv.Close)
 	lockstest.Examine(t, srv.URL, srv.Client())
 }
 
 var start = time.UnixMilli(1_800_000_000_000).UTC()
 
-func TestStoreWalksTime(t *testing.T) {
-	s := locks.NewSQLStore(openHost(t, t.TempDir()).DB)
+func TestStoreWalksTime(t *testing.T) { pgtest.Each(t, testStoreWalksTime) }
+
+func testStoreWalksTime(t *testing.T, url string) {
+	s := locks.NewSQLStore(openHost(t, t.TempDir(), url).DB)
 	ctx := t.Context()
 	fence := int64(0)
 	for i, step := range []struct {
@@ -121,7 +126,11 @@ func TestStoreWalksTime(t *testing.T) {
 }
 
 func TestPruneKeepsHeldLocksAndTheFence(t *testing.T) {
-	h := openHost(t, t.TempDir())
+	pgtest.Each(t, testPruneKeepsHeldLocksAndTheFence)
+}
+
+func testPruneKeepsHeldLocksAndTheFence(t *testing.T, url string) {
+	h := openHost(t, t.TempDir(), url)
 	s := locks.NewSQLStore(h.DB)
 	ctx := t.Context()
 	for i := range 20 {
@@ -148,8 +157,10 @@ func TestPruneKeepsHeldLocksAndTheFence(t *testing.T) {
 	}
 }
 
-func TestStoreHasOneWinner(t *testing.T) {
-	s := locks.NewSQLStore(openHost(t, t.TempDir()).DB)
+func TestStoreHasOneWinner(t *testing.T) { pgtest.Each(t, testStoreHasOneWinner) }
+
+func testStoreHasOneWinner(t *testing.T, url string) {
+	s := locks.NewSQLStore(openHost(t, t.TempDir(), url).DB)
 	for round := range 5 {
 		var wg sync.WaitGroup
 		errs := make([]error, 50)
@@ -173,7 +184,11 @@ func TestStoreHasOneWinner(t *testing.T) {
 }
 
 func TestBrokenStoreIsNotALockThatIsHeld(t *testing.T) {
-	h := openHost(t, t.TempDir())
+	pgtest.Each(t, testBrokenStoreIsNotALockThatIsHeld)
+}
+
+func testBrokenStoreIsNotALockThatIsHeld(t *testing.T, url string) {
+	h := openHost(t, t.TempDir(), url)
 	if _, err := h.DB.Write.Exec(`ALTER TABLE locks_locks RENAME TO locks_away`); err != nil {
 		t.Fatal(err)
 	}
@@ -187,8 +202,10 @@ func TestBrokenStoreIsNotALockThatIsHeld(t *testing.T) {
 	}
 }
 
-func TestTokenIsNotStored(t *testing.T) {
-	h := openHost(t, t.TempDir())
+func TestTokenIsNotStored(t *testing.T) { pgtest.Each(t, testTokenIsNotStored) }
+
+func testTokenIsNotStored(t *testing.T, url string) {
+	h := openHost(t, t.TempDir(), url)
 	w := httptest.NewRecorder()
 	h.Service("locks").ServeHTTP(w, httptest.NewRequest("POST", "/locks/n", nil))
 	var stored string
@@ -201,7 +218,7 @@ func TestTokenIsNotStored(t *testing.T) {
 }
 
 func TestMaxTTL(t *testing.T) {
-	h := openHost(t, t.TempDir())
+	h := openHost(t, t.TempDir(), "")
 	s, err := locks.New(locks.Config{MaxTTL: unit.Duration(10 * time.Second)}, locks.Deps{Store: locks.NewSQLStore(h.DB), Now: func() time.Time { return start }})
 	if err != nil {
 		t.Fatal(err)
@@ -259,9 +276,11 @@ func TestRunPrunesUntilItIsStopped(t *testing.T) {
 	})
 }
 
-func TestRestartKeepsLocksAndFences(t *testing.T) {
+func TestRestartKeepsLocksAndFences(t *testing.T) { pgtest.Each(t, testRestartKeepsLocksAndFences) }
+
+func testRestartKeepsLocksAndFences(t *testing.T, url string) {
 	dir := t.TempDir()
-	h := openHost(t, dir)
+	h := openHost(t, dir, url)
 	l, err := locks.NewSQLStore(h.DB).Acquire(t.Context(), "n", "o", start, time.Minute)
 	if err != nil {
 		t.Fatal(err)
@@ -269,7 +288,7 @@ func TestRestartKeepsLocksAndFences(t *testing.T) {
 	if err = h.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s := locks.NewSQLStore(openHost(t, dir).DB)
+	s := locks.NewSQLStore(openHost(t, dir, url).DB)
 	if got, err := s.Get(t.Context(), "n", start); err != nil || got != l {
 		t.Errorf("got %+v (%v) after the restart, want %+v", got, err, l)
 	}
@@ -280,7 +299,7 @@ func TestRestartKeepsLocksAndFences(t *testing.T) {
 
 // victim acquires locks and prints each fence once it has it.
 func victim(dir string) {
-	h, err := newHost(dir)
+	h, err := newHost(dir, "")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -333,7 +352,7 @@ func TestFenceDoesNotGoBackAfterKill(t *testing.T) {
 	if last < 60 {
 		t.Fatalf("the victims came to fence %d only", last)
 	}
-	l, err := locks.NewSQLStore(openHost(t, dir).DB).Acquire(t.Context(), "after", "o", start, time.Minute)
+	l, err := locks.NewSQLStore(openHost(t, dir, "").DB).Acquire(t.Context(), "after", "o", start, time.Minute)
 	if err != nil || l.Fence <= last {
 		t.Errorf("got fence %d (%v), want more than %d", l.Fence, err, last)
 	}
@@ -353,7 +372,7 @@ func FuzzValidName(f *testing.F) {
 // FuzzRequest sends any body to a service of its own: no answer may be a fault of ours, and what is
 // refused must not take the lock.
 func FuzzRequest(f *testing.F) {
-	h := openHost(f, f.TempDir())
+	h := openHost(f, f.TempDir(), "")
 	s := h.Service("locks")
 	f.Add("POST", []byte(`{"ttl":"1s"}`))
 	f.Add("POST", []byte(`{"ttl":"1e9d","ttl":null}`))

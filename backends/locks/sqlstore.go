@@ -27,7 +27,7 @@ type querier interface {
 // current is the lock as now sees it, with its owner, or ErrNotHeld.
 func current(ctx context.Context, q querier, name string, now time.Time) (l Lock, owner string, err error) {
 	var expires int64
-	err = q.QueryRowContext(ctx, `SELECT token, fence, expires_at FROM locks_locks WHERE name = ? AND expires_at > ?`, name, now.UnixMilli()).
+	err = q.QueryRowContext(ctx, `SELECT token, fence, expires_at FROM locks_locks WHERE name = $1 AND expires_at > $2`, name, now.UnixMilli()).
 		Scan(&owner, &l.Fence, &expires)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -60,20 +60,44 @@ func free(ctx context.Context, q querier, name string, now time.Time) (Lock, err
 	return l, ErrHeld
 }
 
+// alone runs fn in a transaction in which nobody else acquires, renews or releases that lock.
+func (s *SQLStore) alone(ctx context.Context, name string, fn func(tx *sql.Tx) error) error {
+	return s.db.InTx(ctx, func(tx *sql.Tx) error {
+		if err := s.db.LockInTx(ctx, tx, "lock "+name); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
+// nextFence takes a fence. On PostgreSQL it is one of a sequence, so that those who acquire other locks
+// do not wait for this one to be on disk; a fence that is not used is left out.
+func (s *SQLStore) nextFence(ctx context.Context, tx *sql.Tx) (fence int64, err error) {
+	if s.db.Postgres() {
+		err = tx.QueryRowContext(ctx, `SELECT nextval('locks_fences')`).Scan(&fence)
+	} else {
+		err = tx.QueryRowContext(ctx, `UPDATE locks_fence SET last = last + 1 WHERE id = 1 RETURNING last`).Scan(&fence)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("taking a fence: %w", err)
+	}
+	return fence, nil
+}
+
 // Acquire implements Store. A lock that is held is seen without waiting for the writing connection.
 func (s *SQLStore) Acquire(ctx context.Context, name, owner string, now time.Time, ttl time.Duration) (l Lock, err error) {
 	if l, err = free(ctx, s.db.Read, name, now); err != nil {
 		return l, err
 	}
-	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+	err = s.alone(ctx, name, func(tx *sql.Tx) error {
 		if l, err = free(ctx, tx, name, now); err != nil {
 			return err
 		}
 		l = Lock{Name: name, ExpiresAt: fromMilli(now.Add(ttl).UnixMilli())}
-		if err := tx.QueryRowContext(ctx, `UPDATE locks_fence SET last = last + 1 WHERE id = 1 RETURNING last`).Scan(&l.Fence); err != nil {
-			return fmt.Errorf("taking a fence: %w", err)
+		if l.Fence, err = s.nextFence(ctx, tx); err != nil {
+			return err
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO locks_locks (name, token, fence, expires_at) VALUES (?, ?, ?, ?)
+		_, err := tx.ExecContext(ctx, `INSERT INTO locks_locks (name, token, fence, expires_at) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (name) DO UPDATE SET token = excluded.token, fence = excluded.fence, expires_at = excluded.expires_at`,
 			name, owner, l.Fence, l.ExpiresAt.UnixMilli())
 		if err != nil {
@@ -86,12 +110,12 @@ func (s *SQLStore) Acquire(ctx context.Context, name, owner string, now time.Tim
 
 // Renew implements Store.
 func (s *SQLStore) Renew(ctx context.Context, name, owner string, now time.Time, ttl time.Duration) (l Lock, err error) {
-	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+	err = s.alone(ctx, name, func(tx *sql.Tx) error {
 		if l, err = owned(ctx, tx, name, owner, now); err != nil {
 			return err
 		}
 		l.ExpiresAt = fromMilli(now.Add(ttl).UnixMilli())
-		if _, err := tx.ExecContext(ctx, `UPDATE locks_locks SET expires_at = ? WHERE name = ?`, l.ExpiresAt.UnixMilli(), name); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE locks_locks SET expires_at = $1 WHERE name = $2`, l.ExpiresAt.UnixMilli(), name); err != nil {
 			return fmt.Errorf("renewing a lock: %w", err)
 		}
 		return nil
@@ -101,11 +125,11 @@ func (s *SQLStore) Renew(ctx context.Context, name, owner string, now time.Time,
 
 // Release implements Store.
 func (s *SQLStore) Release(ctx context.Context, name, owner string, now time.Time) (l Lock, err error) {
-	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+	err = s.alone(ctx, name, func(tx *sql.Tx) error {
 		if l, err = owned(ctx, tx, name, owner, now); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM locks_locks WHERE name = ?`, name); err != nil {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM locks_locks WHERE name = $1`, name); err != nil {
 			return fmt.Errorf("releasing a lock: %w", err)
 		}
 		return nil
@@ -121,7 +145,7 @@ func (s *SQLStore) Get(ctx context.Context, name string, now time.Time) (Lock, e
 
 // List implements Store.
 func (s *SQLStore) List(ctx context.Context, after int64, limit int, now time.Time) (locks []Lock, err error) {
-	rows, err := s.db.Read.QueryContext(ctx, `SELECT name, fence, expires_at FROM locks_locks WHERE fence > ? AND expires_at > ? ORDER BY fence LIMIT ?`,
+	rows, err := s.db.Read.QueryContext(ctx, `SELECT name, fence, expires_at FROM locks_locks WHERE fence > $1 AND expires_at > $2 ORDER BY fence LIMIT $3`,
 		after, now.UnixMilli(), limit)
 	if err != nil {
 		return nil, fmt.Errorf("listing locks: %w", err)
@@ -139,11 +163,11 @@ func (s *SQLStore) List(ctx context.Context, after int64, limit int, now time.Ti
 	return locks, rows.Err()
 }
 
-// Prune implements Store.
+// Prune implements Store. A lock that is acquired again meanwhile is not in its condition any more.
 func (s *SQLStore) Prune(ctx context.Context, now time.Time) error {
 	for {
-		r, err := s.db.Write.ExecContext(ctx, `DELETE FROM locks_locks WHERE name IN
-			(SELECT name FROM locks_locks WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)`, now.UnixMilli(), pruneBatch)
+		r, err := s.db.Write.ExecContext(ctx, `DELETE FROM locks_locks WHERE expires_at <= $1 AND name IN
+			(SELECT name FROM locks_locks WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)`, now.UnixMilli(), pruneBatch)
 		if err != nil {
 			return fmt.Errorf("pruning locks: %w", err)
 		}

@@ -20,9 +20,10 @@ var (
 	ErrNotHeld = errors.New("the lock is not held")
 )
 
-// Store keeps locks. Every method is one atomic step, and what it did is on disk when it returns.
-// A lock is held while now is before its ExpiresAt; now is the caller's clock, all callers must
-// share one. owner is the caller's proof of ownership, compared as it is.
+// Store keeps locks. Every method is one atomic step, and what it did is on disk when it returns, as
+// far as the store can have it there. A lock is held while now is before its ExpiresAt; now is the
+// caller's clock, and all callers must share one, unless the store goes by a clock of its own. owner
+// is the caller's proof of ownership, compared as it is.
 type Store interface {
 	// Acquire makes owner hold the lock until now+ttl, with a fence greater than every fence that
 	// the store has given out. It returns ErrHeld and the other lock while one is held, by the same

@@ -136,10 +136,14 @@ func noError(t testing.TB, err error) {
 	}
 }
 
-func start(t testing.TB, c uploads.Config, change func(d *uploads.Deps)) *bench {
+// start makes a bench on SQLite, or on the PostgreSQL at url.
+func start(t testing.TB, c uploads.Config, change func(d *uploads.Deps), url ...string) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	db, err := sqldb.Open(t.Context(), dir)
+	if len(url) > 0 && url[0] != "" {
+		db, err = sqldb.OpenPostgres(t.Context(), url[0])
+	}
 	noError(t, err)
 	t.Cleanup(func() { _ = db.Close() })
 	noError(t, uploads.Migrate(t.Context(), db))

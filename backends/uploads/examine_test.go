@@ -15,6 +15,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/uploads"
 	"github.com/gatehouse-proxy/gatehouse/backends/uploads/uploadstest"
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
@@ -24,9 +25,9 @@ type opener func(ctx context.Context, h *service.Host) (service.Service, error)
 func (o opener) Open(ctx context.Context, h *service.Host) (service.Service, error) { return o(ctx, h) }
 
 // host opens uploads with its settings on the data directory, as the gateway does.
-func host(t testing.TB, dir string, c uploads.Config) (*service.Host, http.Handler) {
+func host(t testing.TB, dir string, c uploads.Config, database string) (*service.Host, http.Handler) {
 	t.Helper()
-	h, err := service.NewHost(t.Context(), service.Settings{DataDir: dir}, nil, func(name string) (service.Opener, error) {
+	h, err := service.NewHost(t.Context(), service.Settings{DataDir: dir, Database: database}, nil, func(name string) (service.Opener, error) {
 		switch name {
 		case "uploads":
 			return c, nil
@@ -53,8 +54,10 @@ func host(t testing.TB, dir string, c uploads.Config) (*service.Host, http.Handl
 	return h, handler
 }
 
-func TestExamine(t *testing.T) {
-	h, handler := host(t, t.TempDir(), uploads.Config{})
+func TestExamine(t *testing.T) { pgtest.Each(t, testExamine) }
+
+func testExamine(t *testing.T, database string) {
+	h, handler := host(t, t.TempDir(), uploads.Config{}, database)
 	web := httptest.NewServer(handler)
 	defer web.Close()
 	uploadstest.Examine(t, web.URL, web.Client(), func(r *http.Request, name string) { r.Header.Set(service.SubjectHeader, name) })
@@ -62,6 +65,9 @@ func TestExamine(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	if database != "" {
+		return // the key is a row
 	}
 	keys, err := os.ReadDir(filepath.Join(h.Dir, "keys"))
 	if err != nil || len(keys) != 1 || keys[0].Name() != "objects-secret" {
@@ -71,7 +77,7 @@ func TestExamine(t *testing.T) {
 
 // TestExamineOnTLS runs on HTTP/2, where a body is not framed by its length.
 func TestExamineOnTLS(t *testing.T) {
-	_, handler := host(t, t.TempDir(), uploads.Config{})
+	_, handler := host(t, t.TempDir(), uploads.Config{}, "")
 	web := httptest.NewUnstartedServer(handler)
 	web.EnableHTTP2 = true
 	web.StartTLS()
@@ -81,9 +87,11 @@ func TestExamineOnTLS(t *testing.T) {
 
 // TestReloadAndRestart sends one upload through a change of configuration, and uses a URL after a
 // restart that was given out before.
-func TestReloadAndRestart(t *testing.T) {
+func TestReloadAndRestart(t *testing.T) { pgtest.Each(t, testReloadAndRestart) }
+
+func testReloadAndRestart(t *testing.T, database string) {
 	dir := t.TempDir()
-	first, handler := host(t, dir, uploads.Config{})
+	first, handler := host(t, dir, uploads.Config{}, database)
 	web := httptest.NewServer(handler)
 	defer web.Close()
 	c := client{t: t, base: web.URL}
@@ -113,7 +121,7 @@ func TestReloadAndRestart(t *testing.T) {
 		tmp, err := filepath.Glob(filepath.Join(dir, "objects", "tmp", "*"))
 		return err == nil && len(tmp) == 1
 	})
-	second, _ := host(t, dir, uploads.Config{MaxSize: 1000})
+	second, _ := host(t, dir, uploads.Config{MaxSize: 1000}, database)
 	if _, err := sender.Write([]byte("\x1a\n1234")); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +132,7 @@ func TestReloadAndRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	_, handler = host(t, dir, uploads.Config{})
+	_, handler = host(t, dir, uploads.Config{}, database)
 	again := httptest.NewServer(handler)
 	defer again.Close()
 	// The signature covers the host, which a server of tests does not keep over a restart.

@@ -57,6 +57,9 @@ func (s *Service) presign(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err = s.DB.InTx(r.Context(), func(tx *sql.Tx) error {
+		if err := s.DB.LockInTx(r.Context(), tx, "uploads of "+f.owner); err != nil { // or two count the same
+			return err
+		}
 		n, first, err := openURLs(r.Context(), tx, f.owner, f.created)
 		if err != nil {
 			return err

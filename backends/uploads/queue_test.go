@@ -23,18 +23,19 @@ type queue struct {
 
 func newQueue(t testing.TB, db *sqldb.DB) *queue {
 	t.Helper()
-	if _, err := db.Write.ExecContext(t.Context(), "CREATE TABLE IF NOT EXISTS test_jobs (id INTEGER PRIMARY KEY, kind TEXT, payload BLOB)"); err != nil {
+	columns := "id INTEGER PRIMARY KEY, kind TEXT, payload BLOB"
+	if db.Postgres() {
+		columns = "id BIGSERIAL PRIMARY KEY, kind TEXT, payload BYTEA"
+	}
+	if _, err := db.Write.ExecContext(t.Context(), "CREATE TABLE IF NOT EXISTS test_jobs ("+columns+")"); err != nil {
 		t.Fatal(err)
 	}
 	return &queue{db: db, poke: make(chan struct{}, 1), work: map[string]func(context.Context, []byte) error{}}
 }
 
 func (q *queue) EnqueueTx(ctx context.Context, tx *sql.Tx, kind string, payload []byte) (string, error) {
-	res, err := tx.ExecContext(ctx, "INSERT INTO test_jobs (kind, payload) VALUES (?, ?)", kind, payload)
-	if err != nil {
-		return "", err
-	}
-	id, err := res.LastInsertId()
+	var id int64
+	err := tx.QueryRowContext(ctx, "INSERT INTO test_jobs (kind, payload) VALUES ($1, $2) RETURNING id", kind, payload).Scan(&id)
 	return strconv.FormatInt(id, 10), err
 }
 
@@ -81,7 +82,7 @@ func (q *queue) drain(ctx context.Context) error {
 		if err = work(ctx, payload); err != nil {
 			return err
 		}
-		if _, err = q.db.Write.ExecContext(ctx, "DELETE FROM test_jobs WHERE id = ?", id); err != nil {
+		if _, err = q.db.Write.ExecContext(ctx, "DELETE FROM test_jobs WHERE id = $1", id); err != nil {
 			return err
 		}
 	}

@@ -3,9 +3,10 @@ package uploads
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
 // state is where an upload stands.
@@ -53,17 +54,17 @@ func scanFile(row interface{ Scan(...any) error }) (*file, error) {
 
 // byID is the row, or nil if there is none.
 func (s *Service) byID(ctx context.Context, id string) (*file, error) {
-	return one(s.DB.Read.QueryRowContext(ctx, "SELECT "+columns+" FROM uploads_files WHERE id = ?", id))
+	return one(s.DB.Read.QueryRowContext(ctx, "SELECT "+columns+" FROM uploads_files WHERE id = $1", id))
 }
 
 // byKey is the row, or nil if there is none.
 func (s *Service) byKey(ctx context.Context, key string) (*file, error) {
-	return one(s.DB.Read.QueryRowContext(ctx, "SELECT "+columns+" FROM uploads_files WHERE object_key = ?", key))
+	return one(s.DB.Read.QueryRowContext(ctx, "SELECT "+columns+" FROM uploads_files WHERE object_key = $1", key))
 }
 
 func one(row *sql.Row) (*file, error) {
 	f, err := scanFile(row)
-	if errors.Is(err, sql.ErrNoRows) {
+	if sqldb.NoRow(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -74,7 +75,7 @@ func one(row *sql.Row) (*file, error) {
 
 func insert(ctx context.Context, tx *sql.Tx, f *file) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO uploads_files
-		(id, owner, object_key, filename, content_type, size, state, created_at, expires_at, sweep_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		(id, owner, object_key, filename, content_type, size, state, created_at, expires_at, sweep_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		f.id, f.owner, f.key, f.filename, f.contentType, f.size, pending, f.created.UnixMilli(), f.expires.UnixMilli(), f.expires.Add(grace).UnixMilli())
 	if err != nil {
 		return fmt.Errorf("storing an upload: %w", err)
@@ -85,7 +86,7 @@ func insert(ctx context.Context, tx *sql.Tx, f *file) error {
 // openURLs counts the owner's uploads that may still be sent, and says when the first URL ends.
 func openURLs(ctx context.Context, tx *sql.Tx, owner string, now time.Time) (n int, first time.Time, err error) {
 	var ms sql.NullInt64
-	err = tx.QueryRowContext(ctx, "SELECT count(*), min(expires_at) FROM uploads_files WHERE owner = ? AND state = ? AND expires_at > ?",
+	err = tx.QueryRowContext(ctx, "SELECT count(*), min(expires_at) FROM uploads_files WHERE owner = $1 AND state = $2 AND expires_at > $3",
 		owner, pending, now.UnixMilli()).Scan(&n, &ms)
 	if err != nil {
 		return 0, time.Time{}, fmt.Errorf("counting uploads: %w", err)
@@ -95,20 +96,20 @@ func openURLs(ctx context.Context, tx *sql.Tx, owner string, now time.Time) (n i
 
 // toProcessing pins the ETag of a pending upload. It is false if the upload is not pending any more.
 func toProcessing(ctx context.Context, tx *sql.Tx, f *file, etag string, now time.Time) (bool, error) {
-	return changed(tx.ExecContext(ctx, "UPDATE uploads_files SET state = ?, etag = ?, sweep_at = ? WHERE id = ? AND state = ?",
+	return changed(tx.ExecContext(ctx, "UPDATE uploads_files SET state = $1, etag = $2, sweep_at = $3 WHERE id = $4 AND state = $5",
 		processing, etag, now.Add(jobTime).UnixMilli(), f.id, pending))
 }
 
 // toReady ends the processing of the pinned object. It is false if that is over already.
 func (s *Service) toReady(ctx context.Context, f *file, now time.Time) (bool, error) {
-	return changed(s.DB.Write.ExecContext(ctx, "UPDATE uploads_files SET state = ?, ready_at = ?, sweep_at = NULL WHERE id = ? AND state = ? AND etag = ?",
+	return changed(s.DB.Write.ExecContext(ctx, "UPDATE uploads_files SET state = $1, ready_at = $2, sweep_at = NULL WHERE id = $3 AND state = $4 AND etag = $5",
 		ready, now.UnixMilli(), f.id, processing, f.etag))
 }
 
 // toEnded moves the upload from the state that f was read in to one in which it has no object. It
 // is false if the upload is not in that state any more.
 func (s *Service) toEnded(ctx context.Context, f *file, to state, reason string) (bool, error) {
-	return changed(s.DB.Write.ExecContext(ctx, "UPDATE uploads_files SET state = ?, reason = ?, sweep_at = ? WHERE id = ? AND state = ? AND etag = ?",
+	return changed(s.DB.Write.ExecContext(ctx, "UPDATE uploads_files SET state = $1, reason = $2, sweep_at = $3 WHERE id = $4 AND state = $5 AND etag = $6",
 		to, reason, f.expires.Add(lastSweep).UnixMilli(), f.id, f.state, f.etag))
 }
 

@@ -60,7 +60,7 @@ func (s *Service) Sweep(ctx context.Context, now time.Time) error {
 }
 
 func (s *Service) due(ctx context.Context, now time.Time) ([]*file, error) {
-	rows, err := s.DB.Read.QueryContext(ctx, "SELECT "+columns+" FROM uploads_files WHERE sweep_at <= ? ORDER BY sweep_at LIMIT ?", now.UnixMilli(), sweepBatch)
+	rows, err := s.DB.Read.QueryContext(ctx, "SELECT "+columns+" FROM uploads_files WHERE sweep_at <= $1 ORDER BY sweep_at LIMIT $2", now.UnixMilli(), sweepBatch)
 	if err != nil {
 		return nil, fmt.Errorf("reading what to sweep: %w", err)
 	}
@@ -88,7 +88,7 @@ func (s *Service) sweep(ctx context.Context, f *file, now time.Time) error {
 		return nil
 	case processing:
 		err := s.DB.InTx(ctx, func(tx *sql.Tx) error {
-			won, err := changed(tx.ExecContext(ctx, "UPDATE uploads_files SET sweep_at = ? WHERE id = ? AND state = ? AND sweep_at <= ?",
+			won, err := changed(tx.ExecContext(ctx, "UPDATE uploads_files SET sweep_at = $1 WHERE id = $2 AND state = $3 AND sweep_at <= $4",
 				now.Add(jobTime).UnixMilli(), f.id, processing, now.UnixMilli()))
 			if err != nil || !won {
 				return err
@@ -103,9 +103,9 @@ func (s *Service) sweep(ctx context.Context, f *file, now time.Time) error {
 	}
 	forget := f.expires.Add(keepEnded)
 	if f.state == deleted || !now.Before(forget) {
-		_, err := changed(s.DB.Write.ExecContext(ctx, "DELETE FROM uploads_files WHERE id = ? AND state = ?", f.id, f.state))
+		_, err := changed(s.DB.Write.ExecContext(ctx, "DELETE FROM uploads_files WHERE id = $1 AND state = $2", f.id, f.state))
 		return err
 	}
-	_, err := changed(s.DB.Write.ExecContext(ctx, "UPDATE uploads_files SET sweep_at = ? WHERE id = ? AND state = ?", forget.UnixMilli(), f.id, f.state))
+	_, err := changed(s.DB.Write.ExecContext(ctx, "UPDATE uploads_files SET sweep_at = $1 WHERE id = $2 AND state = $3", forget.UnixMilli(), f.id, f.state))
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/uploads"
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 )
 
 const life = 5 * time.Minute
@@ -20,7 +21,11 @@ func (b *bench) rows(t testing.TB) int {
 }
 
 func TestSweepExpiresWhatWasNotConfirmed(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+	pgtest.Each(t, testSweepExpiresWhatWasNotConfirmed)
+}
+
+func testSweepExpiresWhatWasNotConfirmed(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	unused, unconfirmed := b.presign("ann", "a.png", 8), b.presign("ann", "b.png", 8)
 	b.put(unconfirmed, png)
 	b.at(life + 59*time.Minute)
@@ -52,8 +57,10 @@ func TestSweepExpiresWhatWasNotConfirmed(t *testing.T) {
 	}
 }
 
-func TestSweepKeepsWhatIsReady(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+func TestSweepKeepsWhatIsReady(t *testing.T) { pgtest.Each(t, testSweepKeepsWhatIsReady) }
+
+func testSweepKeepsWhatIsReady(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	tk := b.presign("ann", "a.png", 8)
 	b.put(tk, png)
 	b.confirm("ann", tk)
@@ -65,8 +72,10 @@ func TestSweepKeepsWhatIsReady(t *testing.T) {
 	}
 }
 
-func TestSweepForgetsWhatWasDeleted(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+func TestSweepForgetsWhatWasDeleted(t *testing.T) { pgtest.Each(t, testSweepForgetsWhatWasDeleted) }
+
+func testSweepForgetsWhatWasDeleted(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	tk := b.presign("ann", "a.png", 8)
 	if status, _ := b.call("ann", http.MethodDelete, "/uploads/"+tk.ID, nil); status != http.StatusNoContent {
 		t.Fatalf("DELETE: %d", status)
@@ -84,8 +93,10 @@ func TestSweepForgetsWhatWasDeleted(t *testing.T) {
 	}
 }
 
-func TestSweepRevivesALostJob(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+func TestSweepRevivesALostJob(t *testing.T) { pgtest.Each(t, testSweepRevivesALostJob) }
+
+func testSweepRevivesALostJob(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	tk := b.presign("ann", "a.png", 8)
 	b.put(tk, png)
 	b.confirm("ann", tk)
@@ -115,11 +126,13 @@ func TestSweepRevivesALostJob(t *testing.T) {
 	}
 }
 
-func TestSweepsAtOnceAndInBatches(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+func TestSweepsAtOnceAndInBatches(t *testing.T) { pgtest.Each(t, testSweepsAtOnceAndInBatches) }
+
+func testSweepsAtOnceAndInBatches(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	_, err := b.db.Write.ExecContext(t.Context(), `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 250)
 		INSERT INTO uploads_files (id, owner, object_key, filename, content_type, size, state, created_at, expires_at, sweep_at)
-		SELECT 'id'||i, 'ann', 'key'||i, 'a.png', 'image/png', 1, CASE i%2 WHEN 0 THEN 'pending' ELSE 'deleted' END, 0, ?, 1 FROM n`, b.now().UnixMilli())
+		SELECT 'id'||i, 'ann', 'key'||i, 'a.png', 'image/png', 1, CASE i%2 WHEN 0 THEN 'pending' ELSE 'deleted' END, 0, $1, 1 FROM n`, b.now().UnixMilli())
 	noError(t, err)
 	tk := b.presign("ann", "a.png", 8)
 	var wg sync.WaitGroup

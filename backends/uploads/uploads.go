@@ -42,7 +42,7 @@ const (
 	checkTime = 2 * time.Second
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
 // Config is what may be uploaded, and how. The zero value works.

@@ -16,12 +16,15 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/objects"
 	"github.com/gatehouse-proxy/gatehouse/backends/uploads"
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 )
 
 const png = "\x89PNG\r\n\x1a\n"
 
-func TestExpiry(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+func TestExpiry(t *testing.T) { pgtest.Each(t, testExpiry) }
+
+func testExpiry(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	unused, used := b.presign("ann", "a.png", 8), b.presign("ann", "b.png", 8)
 	if status := b.put(used, png); status != http.StatusOK {
 		t.Fatalf("PUT: %d", status)
@@ -42,8 +45,10 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-func TestOneJobForManyConfirms(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+func TestOneJobForManyConfirms(t *testing.T) { pgtest.Each(t, testOneJobForManyConfirms) }
+
+func testOneJobForManyConfirms(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	tk := b.presign("ann", "a.png", 8)
 	b.put(tk, png)
 	var wg sync.WaitGroup
@@ -82,8 +87,10 @@ func TestConfirmRejectsWhatDiffers(t *testing.T) {
 	}
 }
 
-func TestJobLooksAtTheConfirmedObject(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+func TestJobLooksAtTheConfirmedObject(t *testing.T) { pgtest.Each(t, testJobLooksAtTheConfirmedObject) }
+
+func testJobLooksAtTheConfirmedObject(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	confirmed := func() ticket {
 		tk := b.presign("ann", "a.png", 8)
 		b.put(tk, png)
@@ -172,9 +179,11 @@ func (m *meanwhile) Open(ctx context.Context, key, etag string) (io.ReadCloser, 
 }
 
 // TestDeletedWhileDeciding deletes an upload after a confirm or a job has read it.
-func TestDeletedWhileDeciding(t *testing.T) {
+func TestDeletedWhileDeciding(t *testing.T) { pgtest.Each(t, testDeletedWhileDeciding) }
+
+func testDeletedWhileDeciding(t *testing.T, url string) {
 	hook := &meanwhile{stat: func() {}, open: func() {}}
-	b := start(t, uploads.Config{}, func(d *uploads.Deps) { hook.Store, d.Store = d.Store, hook })
+	b := start(t, uploads.Config{}, func(d *uploads.Deps) { hook.Store, d.Store = d.Store, hook }, url)
 	for name, arrange := range map[string]func(remove func()){
 		"confirm": func(remove func()) { hook.stat, hook.open = remove, func() {} },
 		"job":     func(remove func()) { hook.stat, hook.open = func() {}, remove },
@@ -198,8 +207,10 @@ func TestDeletedWhileDeciding(t *testing.T) {
 	}
 }
 
-func TestAnonymous(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+func TestAnonymous(t *testing.T) { pgtest.Each(t, testAnonymous) }
+
+func testAnonymous(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	tk := b.presign("", "a.png", 8)
 	b.put(tk, png)
 	if status, doc := b.confirm("ann", tk); status != http.StatusOK {
@@ -211,7 +222,7 @@ func TestAnonymous(t *testing.T) {
 	}
 	_, err := b.db.Write.ExecContext(t.Context(), `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 1000)
 		INSERT INTO uploads_files (id, owner, object_key, filename, content_type, size, state, created_at, expires_at, sweep_at)
-		SELECT 'id'||i, '', 'key'||i, 'a.png', 'image/png', 1, 'pending', 0, ?, ? FROM n`, b.now().Add(time.Minute).UnixMilli(), b.now().Add(time.Hour).UnixMilli())
+		SELECT 'id'||i, '', 'key'||i, 'a.png', 'image/png', 1, 'pending', 0, $1, $2 FROM n`, b.now().Add(time.Minute).UnixMilli(), b.now().Add(time.Hour).UnixMilli())
 	noError(t, err)
 	in := map[string]any{"filename": "a.png", "content_type": "image/png", "size": 1}
 	if status, doc := b.call("", http.MethodPost, "/uploads/presign", in); status != http.StatusTooManyRequests || doc["retry-after"] != "60" {
@@ -283,8 +294,10 @@ func TestStoreDoesNotAnswer(t *testing.T) {
 	}
 }
 
-func TestCheck(t *testing.T) {
-	b := start(t, uploads.Config{}, nil)
+func TestCheck(t *testing.T) { pgtest.Each(t, testCheck) }
+
+func testCheck(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
 	noError(t, b.Check(t.Context()))
 	noError(t, os.RemoveAll(filepath.Join(b.root, "tmp")))
 	if err := b.Check(t.Context()); err == nil {

@@ -92,7 +92,7 @@ func (s *Service) attempt(ctx context.Context, id string) (a attempt, err error)
 		FROM webhooks_deliveries d
 		JOIN webhooks_events e ON e.id = d.event_id
 		LEFT JOIN webhooks_endpoints p ON p.id = d.endpoint_id
-		WHERE d.id = ?`, id).
+		WHERE d.id = $1`, id).
 		Scan(&a.delivery, &a.state, &a.eventID, &a.endpointID, &a.attempts, &a.body, &a.url, &a.secret, &a.endpointState)
 	return a, err
 }
@@ -154,7 +154,7 @@ func parseRetryAfter(s string, now time.Time) (after time.Duration, ok bool) {
 
 // giveUp ends a delivery that cannot be attempted.
 func (s *Service) giveUp(ctx context.Context, a attempt, why string) error {
-	_, err := s.db.Write.ExecContext(ctx, "UPDATE webhooks_deliveries SET state = ?, last_error = ? WHERE id = ?", failed, why, a.delivery)
+	_, err := s.db.Write.ExecContext(ctx, "UPDATE webhooks_deliveries SET state = $1, last_error = $2 WHERE id = $3", failed, why, a.delivery)
 	if err != nil {
 		return fmt.Errorf("storing the delivery: %w", err)
 	}
@@ -172,10 +172,10 @@ func (s *Service) record(ctx context.Context, a attempt, o outcome) error {
 	}
 	return s.db.InTx(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE webhooks_deliveries
-			SET state = ?, attempts = attempts + 1, last_status = ?, last_error = ?, last_attempt_at = ?, next_at = ? WHERE id = ?`,
+			SET state = $1, attempts = attempts + 1, last_status = $2, last_error = $3, last_attempt_at = $4, next_at = $5 WHERE id = $6`,
 			o.state, o.status, o.message, now, next, a.delivery)
 		if err == nil && o.disable {
-			_, err = tx.ExecContext(ctx, "UPDATE webhooks_endpoints SET state = ?, updated_at = ? WHERE id = ?", disabled, now, a.endpointID)
+			_, err = tx.ExecContext(ctx, "UPDATE webhooks_endpoints SET state = $1, updated_at = $2 WHERE id = $3", disabled, now, a.endpointID)
 		}
 		if err != nil {
 			return fmt.Errorf("storing the attempt: %w", err)

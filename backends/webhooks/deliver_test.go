@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
@@ -183,8 +184,10 @@ func TestSlowAnswers(t *testing.T) {
 	}
 }
 
-func TestDeliverOutcomes(t *testing.T) {
-	s, _ := newService(t, Config{AllowPrivate: []string{"127.0.0.0/8"}, Timeout: unit.Duration(time.Second)})
+func TestDeliverOutcomes(t *testing.T) { pgtest.Each(t, testDeliverOutcomes) }
+
+func testDeliverOutcomes(t *testing.T, url string) {
+	s, _ := newService(t, Config{AllowPrivate: []string{"127.0.0.0/8"}, Timeout: unit.Duration(time.Second)}, url)
 	var hits atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		hits.Add(1)
@@ -230,8 +233,10 @@ func TestDeliverOutcomes(t *testing.T) {
 }
 
 // TestStopIsNoFailure: an attempt that our own stop cuts off is not held against the endpoint.
-func TestStopIsNoFailure(t *testing.T) {
-	s, _ := newService(t, loopback())
+func TestStopIsNoFailure(t *testing.T) { pgtest.Each(t, testStopIsNoFailure) }
+
+func testStopIsNoFailure(t *testing.T, url string) {
+	s, _ := newService(t, loopback(), url)
 	ctx, cancel := context.WithCancel(t.Context())
 	release := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {

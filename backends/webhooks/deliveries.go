@@ -3,7 +3,6 @@ package webhooks
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
 // The states of a delivery.
@@ -61,17 +61,18 @@ func (s *Service) listDeliveries(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	query, args := selectDeliveries+" WHERE d.seq < ?", []any{below}
+	query, args := selectDeliveries+" WHERE d.seq < $1", []any{below}
 	if state := r.URL.Query().Get("state"); state != "" {
 		if !slices.Contains(states, state) {
 			return problem.New(problem.InvalidRequest, "state must be one of %s.", strings.Join(states, ", "))
 		}
-		query, args = query+" AND d.state = ?", append(args, state)
+		query, args = query+" AND d.state = $2", append(args, state)
 	}
 	if id := r.URL.Query().Get("endpoint"); id != "" {
-		query, args = query+" AND d.endpoint_id = ?", append(args, id)
+		query, args = query+fmt.Sprintf(" AND d.endpoint_id = $%d", len(args)+1), append(args, id)
 	}
-	rows, err := s.db.Read.QueryContext(r.Context(), query+" ORDER BY d.seq DESC LIMIT ?", append(args, limit+1)...)
+	query, args = query+fmt.Sprintf(" ORDER BY d.seq DESC LIMIT $%d", len(args)+1), append(args, limit+1)
+	rows, err := s.db.Read.QueryContext(r.Context(), query, args...)
 	found, err := collect(rows, err, scanDelivery)
 	if err != nil {
 		return fmt.Errorf("listing deliveries: %w", err)
@@ -88,8 +89,8 @@ func (s *Service) getDelivery(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Service) delivery(ctx context.Context, id string) (delivery, error) {
-	n, err := scanDelivery(s.db.Read.QueryRowContext(ctx, selectDeliveries+" WHERE d.id = ?", id))
-	if errors.Is(err, sql.ErrNoRows) {
+	n, err := scanDelivery(s.db.Read.QueryRowContext(ctx, selectDeliveries+" WHERE d.id = $1", id))
+	if sqldb.NoRow(err) {
 		return delivery{}, noDelivery()
 	}
 	if err != nil {
@@ -107,10 +108,13 @@ func noDelivery() error {
 func (s *Service) retryDelivery(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
 	err := s.db.InTx(r.Context(), func(tx *sql.Tx) error {
+		if err := s.db.LockInTx(r.Context(), tx, "webhooks delivery "+id); err != nil { // or two enqueue it
+			return err
+		}
 		if err := retryable(r.Context(), tx, id); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(r.Context(), "UPDATE webhooks_deliveries SET state = ?, next_at = 0 WHERE id = ?", pending, id)
+		_, err := tx.ExecContext(r.Context(), "UPDATE webhooks_deliveries SET state = $1, next_at = 0 WHERE id = $2", pending, id)
 		if err != nil {
 			return fmt.Errorf("storing the delivery: %w", err)
 		}
@@ -130,9 +134,9 @@ func (s *Service) retryDelivery(w http.ResponseWriter, r *http.Request) error {
 func retryable(ctx context.Context, tx *sql.Tx, id string) error {
 	var state, endpointState string
 	err := tx.QueryRowContext(ctx, `SELECT d.state, COALESCE(p.state, '') FROM webhooks_deliveries d
-		LEFT JOIN webhooks_endpoints p ON p.id = d.endpoint_id WHERE d.id = ?`, id).Scan(&state, &endpointState)
+		LEFT JOIN webhooks_endpoints p ON p.id = d.endpoint_id WHERE d.id = $1`, id).Scan(&state, &endpointState)
 	switch {
-	case errors.Is(err, sql.ErrNoRows):
+	case sqldb.NoRow(err):
 		return noDelivery()
 	case err != nil:
 		return fmt.Errorf("reading the delivery: %w", err)

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
 // The states of an endpoint.
@@ -89,7 +89,12 @@ func (s *Service) createEndpoint(w http.ResponseWriter, r *http.Request) error {
 		ID: newID("ep_"), URL: in.URL, Types: in.Types, Description: in.Description, State: in.State,
 		CreatedAt: now, UpdatedAt: now, Secret: signature.NewStandardSecret(),
 	}
-	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error { return insertEndpoint(r.Context(), tx, e) })
+	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
+		if err := s.db.LockInTx(r.Context(), tx, "webhooks endpoints"); err != nil { // or two count the same
+			return err
+		}
+		return insertEndpoint(r.Context(), tx, e)
+	})
 	if err != nil {
 		return err
 	}
@@ -110,7 +115,7 @@ func insertEndpoint(ctx context.Context, tx *sql.Tx, e endpoint) error {
 		return fmt.Errorf("encoding the types: %w", err)
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO webhooks_endpoints (id, url, types, description, secret, state, created_at, updated_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 		e.ID, e.URL, string(types), e.Description, e.Secret, e.State, e.CreatedAt.UnixMilli(), e.UpdatedAt.UnixMilli())
 	if err != nil {
 		return fmt.Errorf("storing the endpoint: %w", err)
@@ -128,7 +133,7 @@ func (s *Service) putEndpoint(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("encoding the types: %w", err)
 	}
 	n, err := affected(s.db.Write.ExecContext(r.Context(),
-		"UPDATE webhooks_endpoints SET url = ?, types = ?, description = ?, state = ?, updated_at = ? WHERE id = ?",
+		"UPDATE webhooks_endpoints SET url = $1, types = $2, description = $3, state = $4, updated_at = $5 WHERE id = $6",
 		in.URL, string(types), in.Description, in.State, time.Now().UnixMilli(), r.PathValue("id")))
 	if err != nil {
 		return fmt.Errorf("storing the endpoint: %w", err)
@@ -142,7 +147,7 @@ func (s *Service) putEndpoint(w http.ResponseWriter, r *http.Request) error {
 func (s *Service) deleteEndpoint(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
 	err := s.db.InTx(r.Context(), func(tx *sql.Tx) error {
-		n, err := affected(tx.ExecContext(r.Context(), "DELETE FROM webhooks_endpoints WHERE id = ?", id))
+		n, err := affected(tx.ExecContext(r.Context(), "DELETE FROM webhooks_endpoints WHERE id = $1", id))
 		if err != nil {
 			return fmt.Errorf("deleting the endpoint: %w", err)
 		}
@@ -150,7 +155,7 @@ func (s *Service) deleteEndpoint(w http.ResponseWriter, r *http.Request) error {
 			return noEndpoint()
 		}
 		_, err = tx.ExecContext(r.Context(),
-			"UPDATE webhooks_deliveries SET state = ?, last_error = ? WHERE endpoint_id = ? AND state IN (?, ?)",
+			"UPDATE webhooks_deliveries SET state = $1, last_error = $2 WHERE endpoint_id = $3 AND state IN ($4, $5)",
 			failed, endpointGone, id, pending, retrying)
 		if err != nil {
 			return fmt.Errorf("ending its deliveries: %w", err)
@@ -184,9 +189,9 @@ func scanEndpoint(row interface{ Scan(...any) error }) (numbered[endpoint], erro
 }
 
 func (s *Service) getEndpoint(w http.ResponseWriter, r *http.Request) error {
-	row := s.db.Read.QueryRowContext(r.Context(), "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE id = ?", r.PathValue("id"))
+	row := s.db.Read.QueryRowContext(r.Context(), "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE id = $1", r.PathValue("id"))
 	n, err := scanEndpoint(row)
-	if errors.Is(err, sql.ErrNoRows) {
+	if sqldb.NoRow(err) {
 		return noEndpoint()
 	}
 	if err != nil {
@@ -205,7 +210,7 @@ func (s *Service) listEndpoints(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	rows, err := s.db.Read.QueryContext(r.Context(),
-		"SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE seq < ? ORDER BY seq DESC LIMIT ?", below, limit+1)
+		"SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE seq < $1 ORDER BY seq DESC LIMIT $2", below, limit+1)
 	found, err := collect(rows, err, scanEndpoint)
 	if err != nil {
 		return fmt.Errorf("listing endpoints: %w", err)

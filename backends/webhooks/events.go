@@ -76,7 +76,7 @@ func (s *Service) createEvent(w http.ResponseWriter, r *http.Request) error {
 // publish stores the event, and a delivery with its job for each endpoint that wants it.
 func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body []byte, now time.Time) (accepted, error) {
 	out := accepted{ID: in.ID}
-	n, err := affected(tx.ExecContext(ctx, "INSERT INTO webhooks_events (id, type, body, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+	n, err := affected(tx.ExecContext(ctx, "INSERT INTO webhooks_events (id, type, body, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING",
 		in.ID, in.Type, body, now.UnixMilli()))
 	if err != nil {
 		return out, fmt.Errorf("storing the event: %w", err)
@@ -85,7 +85,7 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 		out.Duplicate = true
 		return out, nil
 	}
-	rows, err := tx.QueryContext(ctx, "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE state = ? ORDER BY seq", active)
+	rows, err := tx.QueryContext(ctx, "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE state = $1 ORDER BY seq", active)
 	endpoints, err := collect(rows, err, scanEndpoint)
 	if err != nil {
 		return out, fmt.Errorf("reading the endpoints: %w", err)
@@ -95,7 +95,7 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 			continue
 		}
 		id := newID("dlv_")
-		_, err = tx.ExecContext(ctx, "INSERT INTO webhooks_deliveries (id, event_id, endpoint_id, state, created_at) VALUES (?, ?, ?, ?, ?)",
+		_, err = tx.ExecContext(ctx, "INSERT INTO webhooks_deliveries (id, event_id, endpoint_id, state, created_at) VALUES ($1, $2, $3, $4, $5)",
 			id, in.ID, e.item.ID, pending, now.UnixMilli())
 		if err != nil {
 			return out, fmt.Errorf("storing the delivery: %w", err)

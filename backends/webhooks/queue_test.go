@@ -35,8 +35,12 @@ type queued struct {
 
 func newQueue(t *testing.T, db *sqldb.DB) *queue {
 	t.Helper()
-	_, err := db.Write.ExecContext(t.Context(), `CREATE TABLE queue (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, payload BLOB NOT NULL,
-		header TEXT NOT NULL DEFAULT '{}', attempts INTEGER NOT NULL DEFAULT 0, not_before INTEGER NOT NULL DEFAULT 0)`)
+	id, bytes := "INTEGER", "BLOB"
+	if db.Postgres() {
+		id, bytes = "BIGSERIAL", "BYTEA"
+	}
+	_, err := db.Write.ExecContext(t.Context(), `CREATE TABLE queue (id `+id+` PRIMARY KEY, kind TEXT NOT NULL, payload `+bytes+` NOT NULL,
+		header TEXT NOT NULL DEFAULT '{}', attempts BIGINT NOT NULL DEFAULT 0, not_before BIGINT NOT NULL DEFAULT 0)`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +56,7 @@ func newQueue(t *testing.T, db *sqldb.DB) *queue {
 }
 
 func (q *queue) EnqueueTx(ctx context.Context, tx *sql.Tx, kind string, payload []byte) (string, error) {
-	_, err := tx.ExecContext(ctx, "INSERT INTO queue (kind, payload) VALUES (?, ?)", kind, payload)
+	_, err := tx.ExecContext(ctx, "INSERT INTO queue (kind, payload) VALUES ($1, $2)", kind, payload)
 	return "job", err
 }
 
@@ -61,7 +65,7 @@ func (q *queue) EnqueuePushTx(ctx context.Context, tx *sql.Tx, name string, body
 	if err != nil {
 		return "", err
 	}
-	_, err = tx.ExecContext(ctx, "INSERT INTO queue (kind, payload, header) VALUES (?, ?, ?)", "push:"+name, append([]byte{}, body...), string(h))
+	_, err = tx.ExecContext(ctx, "INSERT INTO queue (kind, payload, header) VALUES ($1, $2, $3)", "push:"+name, append([]byte{}, body...), string(h))
 	return "push", err
 }
 
@@ -93,7 +97,7 @@ func (q *queue) run(ctx context.Context) {
 // work runs one job that is due and says whether there was one.
 func (q *queue) work(ctx context.Context) bool {
 	var j queued
-	err := q.db.Read.QueryRowContext(ctx, "SELECT id, kind, payload, attempts FROM queue WHERE kind NOT LIKE 'push:%' AND not_before <= ? ORDER BY id LIMIT 1",
+	err := q.db.Read.QueryRowContext(ctx, "SELECT id, kind, payload, attempts FROM queue WHERE kind NOT LIKE 'push:%' AND not_before <= $1 ORDER BY id LIMIT 1",
 		time.Now().UnixMilli()).Scan(&j.id, &j.kind, &j.payload, &j.attempts)
 	if err != nil {
 		return false
@@ -116,13 +120,13 @@ func (q *queue) work(ctx context.Context) bool {
 	}](err)
 	switch {
 	case err == nil:
-		q.exec(ctx, "DELETE FROM queue WHERE id = ?", j.id)
+		q.exec(ctx, "DELETE FROM queue WHERE id = $1", j.id)
 	case isLater:
-		q.exec(ctx, "UPDATE queue SET not_before = ? WHERE id = ?", time.Now().Add(later.RetryAfter()).UnixMilli(), j.id)
+		q.exec(ctx, "UPDATE queue SET not_before = $1 WHERE id = $2", time.Now().Add(later.RetryAfter()).UnixMilli(), j.id)
 	case isPermanent && permanent.Permanent(), j.attempts+1 >= queueAttempts:
-		q.exec(ctx, "DELETE FROM queue WHERE id = ?", j.id)
+		q.exec(ctx, "DELETE FROM queue WHERE id = $1", j.id)
 	default:
-		q.exec(ctx, "UPDATE queue SET attempts = attempts + 1, not_before = ? WHERE id = ?", time.Now().Add(queueBackoff).UnixMilli(), j.id)
+		q.exec(ctx, "UPDATE queue SET attempts = attempts + 1, not_before = $1 WHERE id = $2", time.Now().Add(queueBackoff).UnixMilli(), j.id)
 	}
 	return true
 }

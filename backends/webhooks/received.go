@@ -59,7 +59,7 @@ func (s *Service) Receive(ctx context.Context, e Received) (duplicate bool, err 
 
 func (s *Service) receive(ctx context.Context, tx *sql.Tx, e Received) (duplicate bool, err error) {
 	n, err := affected(tx.ExecContext(ctx, `INSERT INTO webhooks_received (scheme, endpoint, queue, event_id, job_id, size, received_at)
-		VALUES (?, ?, ?, ?, '', ?, ?) ON CONFLICT (scheme, endpoint, queue, event_id) DO NOTHING`,
+		VALUES ($1, $2, $3, $4, '', $5, $6) ON CONFLICT (scheme, endpoint, queue, event_id) DO NOTHING`,
 		e.Scheme, e.Endpoint, e.Queue, e.EventID, len(e.Body), time.Now().UnixMilli()))
 	if err != nil {
 		return false, fmt.Errorf("storing the event: %w", err)
@@ -71,7 +71,7 @@ func (s *Service) receive(ctx context.Context, tx *sql.Tx, e Received) (duplicat
 	if err != nil {
 		return false, fmt.Errorf("enqueueing the event: %w", err)
 	}
-	_, err = tx.ExecContext(ctx, "UPDATE webhooks_received SET job_id = ? WHERE scheme = ? AND endpoint = ? AND queue = ? AND event_id = ?",
+	_, err = tx.ExecContext(ctx, "UPDATE webhooks_received SET job_id = $1 WHERE scheme = $2 AND endpoint = $3 AND queue = $4 AND event_id = $5",
 		job, e.Scheme, e.Endpoint, e.Queue, e.EventID)
 	if err != nil {
 		return false, fmt.Errorf("storing the event's job: %w", err)
@@ -111,7 +111,7 @@ func (s *Service) listReceived(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	rows, err := s.db.Read.QueryContext(r.Context(), `SELECT seq, scheme, endpoint, event_id, queue, job_id, size, received_at
-		FROM webhooks_received WHERE seq < ? ORDER BY seq DESC LIMIT ?`, below, limit+1)
+		FROM webhooks_received WHERE seq < $1 ORDER BY seq DESC LIMIT $2`, below, limit+1)
 	found, err := collect(rows, err, scanReceived)
 	if err != nil {
 		return fmt.Errorf("listing received events: %w", err)

@@ -20,7 +20,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
 // deliverKind is the job that makes one attempt at one delivery.
@@ -112,7 +112,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.S
 // Check reads one row.
 func (s *Service) Check(ctx context.Context) error {
 	var n int
-	if err := s.db.Read.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1 FROM webhooks_endpoints LIMIT 1)").Scan(&n); err != nil {
+	if err := s.db.Read.QueryRowContext(ctx, "SELECT COUNT(*) FROM (SELECT 1 FROM webhooks_endpoints LIMIT 1) AS one").Scan(&n); err != nil {
 		return fmt.Errorf("reading the database: %w", err)
 	}
 	return nil

@@ -34,19 +34,20 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// sweep ends deliveries that were given up, and deletes what is older than the retention.
+// sweep ends deliveries that were given up, and deletes what is older than the retention. The first
+// statement has its conditions twice: a delivery that is attempted meanwhile fails the outer ones.
 func (s *Service) sweep(ctx context.Context, now time.Time) error {
 	old, silent := now.Add(-retention).UnixMilli(), now.Add(-silence).UnixMilli()
 	for _, statement := range []struct {
 		sql  string
 		args []any
 	}{
-		{`UPDATE webhooks_deliveries SET state = ? WHERE seq IN (SELECT seq FROM webhooks_deliveries
-			WHERE state = ? AND last_attempt_at < ? AND next_at < ? LIMIT ?)`, []any{failed, retrying, silent, silent, sweepRows}},
-		{`DELETE FROM webhooks_deliveries WHERE seq IN (SELECT seq FROM webhooks_deliveries WHERE created_at < ? LIMIT ?)`, []any{old, sweepRows}},
-		{`DELETE FROM webhooks_events WHERE seq IN (SELECT seq FROM webhooks_events e WHERE created_at < ?
-			AND NOT EXISTS (SELECT 1 FROM webhooks_deliveries d WHERE d.event_id = e.id) LIMIT ?)`, []any{old, sweepRows}},
-		{`DELETE FROM webhooks_received WHERE seq IN (SELECT seq FROM webhooks_received WHERE received_at < ? LIMIT ?)`, []any{old, sweepRows}},
+		{`UPDATE webhooks_deliveries SET state = $1 WHERE state = $2 AND last_attempt_at < $3 AND next_at < $4
+			AND seq IN (SELECT seq FROM webhooks_deliveries WHERE state = $2 AND last_attempt_at < $3 AND next_at < $4 LIMIT $5)`, []any{failed, retrying, silent, silent, sweepRows}},
+		{`DELETE FROM webhooks_deliveries WHERE seq IN (SELECT seq FROM webhooks_deliveries WHERE created_at < $1 LIMIT $2)`, []any{old, sweepRows}},
+		{`DELETE FROM webhooks_events WHERE seq IN (SELECT seq FROM webhooks_events e WHERE created_at < $1
+			AND NOT EXISTS (SELECT 1 FROM webhooks_deliveries d WHERE d.event_id = e.id) LIMIT $2)`, []any{old, sweepRows}},
+		{`DELETE FROM webhooks_received WHERE seq IN (SELECT seq FROM webhooks_received WHERE received_at < $1 LIMIT $2)`, []any{old, sweepRows}},
 	} {
 		for range sweepRounds {
 			n, err := affected(s.db.Write.ExecContext(ctx, statement.sql, statement.args...))

@@ -7,19 +7,25 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/webhooks/webhookstest"
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-func newService(t *testing.T, c Config) (*Service, *queue) {
+// newService is a service on SQLite, or on the PostgreSQL at url.
+func newService(t *testing.T, c Config, url ...string) (*Service, *queue) {
 	t.Helper()
 	db, err := sqldb.Open(t.Context(), t.TempDir())
+	if len(url) > 0 && url[0] != "" {
+		db, err = sqldb.OpenPostgres(t.Context(), url[0])
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,8 +44,10 @@ func newService(t *testing.T, c Config) (*Service, *queue) {
 
 func loopback() Config { return Config{AllowPrivate: []string{"127.0.0.0/8"}} }
 
-func TestExamine(t *testing.T) {
-	s, _ := newService(t, loopback())
+func TestExamine(t *testing.T) { pgtest.Each(t, testExamine) }
+
+func testExamine(t *testing.T, url string) {
+	s, _ := newService(t, loopback(), url)
 	front := httptest.NewServer(s)
 	defer front.Close()
 	webhookstest.Examine(t, front.URL, front.Client())
@@ -61,8 +69,10 @@ func TestConfigIsValidated(t *testing.T) {
 	}
 }
 
-func TestCheck(t *testing.T) {
-	s, _ := newService(t, Config{})
+func TestCheck(t *testing.T) { pgtest.Each(t, testCheck) }
+
+func testCheck(t *testing.T, url string) {
+	s, _ := newService(t, Config{}, url)
 	if err := s.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -74,8 +84,10 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestReceiveOnce(t *testing.T) {
-	s, q := newService(t, Config{})
+func TestReceiveOnce(t *testing.T) { pgtest.Each(t, testReceiveOnce) }
+
+func testReceiveOnce(t *testing.T, url string) {
+	s, q := newService(t, Config{}, url)
 	e := Received{
 		Scheme: "stripe", Endpoint: "/in", Queue: "in", EventID: "evt_1",
 		Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte("{\"n\":1.0}\n"),
@@ -121,8 +133,10 @@ func TestReceiveOnce(t *testing.T) {
 	}
 }
 
-func TestReceiveWithoutTarget(t *testing.T) {
-	s, q := newService(t, Config{})
+func TestReceiveWithoutTarget(t *testing.T) { pgtest.Each(t, testReceiveWithoutTarget) }
+
+func testReceiveWithoutTarget(t *testing.T, url string) {
+	s, q := newService(t, Config{}, url)
 	_, err := s.Receive(t.Context(), Received{Scheme: "stripe", Endpoint: "/in", Queue: "absent", EventID: "evt_1"})
 	e, ok := errors.AsType[*problem.Error](err)
 	if !ok || e.Code != problem.Unavailable || e.RetryAfter == 0 || !strings.Contains(e.Detail, "absent") {
@@ -135,7 +149,11 @@ func TestReceiveWithoutTarget(t *testing.T) {
 
 // TestNothingIsSentWithoutItsCommit: a failing enqueue takes the event back as well.
 func TestNothingIsSentWithoutItsCommit(t *testing.T) {
-	s, _ := newService(t, loopback())
+	pgtest.Each(t, testNothingIsSentWithoutItsCommit)
+}
+
+func testNothingIsSentWithoutItsCommit(t *testing.T, url string) {
+	s, _ := newService(t, loopback(), url)
 	post(t, s, "/endpoints", `{"url":"http://127.0.0.1:9/"}`, http.StatusCreated)
 	s.jobs = failingJobs{s.jobs}
 	post(t, s, "/events", `{"type":"a","payload":1,"id":"e1"}`, http.StatusInternalServerError)
@@ -177,8 +195,10 @@ func count(t *testing.T, s *Service, from string) (n int) {
 	return n
 }
 
-func TestSweep(t *testing.T) {
-	s, _ := newService(t, loopback())
+func TestSweep(t *testing.T) { pgtest.Each(t, testSweep) }
+
+func testSweep(t *testing.T, url string) {
+	s, _ := newService(t, loopback(), url)
 	now := time.Now()
 	at := func(age time.Duration) int64 { return now.Add(-age).UnixMilli() }
 	const day = 24 * time.Hour
@@ -192,10 +212,10 @@ func TestSweep(t *testing.T) {
 		{"paused", retrying, at(2 * day), at(7 * time.Hour), at(-time.Hour)},
 		{"busy", retrying, at(2 * day), at(5 * time.Hour), 0},
 	} {
-		_, err := s.db.Write.ExecContext(t.Context(), "INSERT INTO webhooks_events (id, type, body, created_at) VALUES (?, 'a', '{}', ?)", row.event, row.created)
+		_, err := s.db.Write.ExecContext(t.Context(), "INSERT INTO webhooks_events (id, type, body, created_at) VALUES ($1, 'a', '{}', $2)", row.event, row.created)
 		if err == nil {
 			_, err = s.db.Write.ExecContext(t.Context(), `INSERT INTO webhooks_deliveries (id, event_id, endpoint_id, state, created_at, last_attempt_at, next_at)
-				VALUES (?, ?, 'ep', ?, ?, ?, ?)`, row.event, row.event, row.state, row.created, row.attempted, row.next)
+				VALUES ($1, $2, 'ep', $3, $4, $5, $6)`, row.event, row.event, row.state, row.created, row.attempted, row.next)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -203,7 +223,7 @@ func TestSweep(t *testing.T) {
 	}
 	for i := range sweepRows + 10 {
 		_, err := s.db.Write.ExecContext(t.Context(), `INSERT INTO webhooks_received (scheme, endpoint, queue, event_id, job_id, size, received_at)
-			VALUES ('a', 'b', 'c', ?, '', 0, ?)`, i, at(31*day))
+			VALUES ('a', 'b', 'c', $1, '', 0, $2)`, strconv.Itoa(i), at(31*day))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,8 +250,10 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-func TestRunEndsWithItsContext(t *testing.T) {
-	s, _ := newService(t, Config{})
+func TestRunEndsWithItsContext(t *testing.T) { pgtest.Each(t, testRunEndsWithItsContext) }
+
+func testRunEndsWithItsContext(t *testing.T, url string) {
+	s, _ := newService(t, Config{}, url)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- s.Run(ctx) }()

@@ -33,7 +33,7 @@ var targets = map[string]target{
 	"cache":    {func() service.Opener { return new(cache.Config) }, []string{"/cache/"}},
 	"flags":    {func() service.Opener { return new(flags.Config) }, []string{"/flags", "/flags/", "/ofrep/"}},
 	"identity": {func() service.Opener { return new(identity.Config) }, []string{"/login", "/.well-known/jwks.json"}},
-	"jobs":     {func() service.Opener { return new(jobs.Config) }, []string{"/jobs", "/jobs/", "/queues", "/queues/"}},
+	"jobs":     {func() service.Opener { return new(jobs.Config) }, []string{"/jobs", "/jobs/", "/queues", "/queues/", "/schedules", "/schedules/"}},
 	"locks":    {func() service.Opener { return new(locks.Config) }, []string{"/locks", "/locks/"}},
 	"uploads":  {func() service.Opener { return new(uploads.Config) }, []string{"/uploads/"}},
 	"webhooks": {func() service.Opener { return new(webhooks.Config) }, []string{"/events", "/endpoints", "/endpoints/", "/deliveries", "/deliveries/", "/received"}},
@@ -62,6 +62,11 @@ func load(file string) (config, error) {
 	}
 	if err = strict(b, &cfg); err != nil {
 		return cfg, fmt.Errorf("%s: %w", file, err)
+	}
+	if cfg.Database != "" {
+		if err = cfg.CheckDatabaseURL(); err != nil {
+			return cfg, fmt.Errorf("%s: %w", file, err)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Backends)) {
 		if _, err = cfg.opener(name); err != nil {

@@ -34,7 +34,7 @@ func main() {
 
 func run(args []string) error {
 	flags := flag.NewFlagSet("backends", flag.ContinueOnError)
-	file := flags.String("config", "", "JSON file with listen, data_dir, region, secrets and backends; without it the defaults hold")
+	file := flags.String("config", "", "JSON file with listen, data_dir, database, region, secrets and backends; without it the defaults hold")
 	flags.Usage = func() {
 		_, _ = fmt.Fprintf(flags.Output(), "usage: backends [--config FILE] NAME...\n\nNAME is one of: %s\n\n", strings.Join(names(), ", "))
 		flags.PrintDefaults()

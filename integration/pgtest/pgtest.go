@@ -140,7 +140,7 @@ func (s *Server) Cont() {
 func (s *Server) signal(sig syscall.Signal) {
 	s.t.Helper()
 	for _, pid := range s.instance.pids() {
-		if err := syscall.Kill(pid, sig); err != nil && err != syscall.ESRCH { //nolint:errorlint // an errno, not wrapped
+		if err := syscall.Kill(pid, sig); err != nil && err != syscall.ESRCH {
 			s.t.Fatalf("signalling %s: %v", s.Addr(), err)
 		}
 	}

@@ -4,6 +4,6 @@
 CREATE TABLE flags_flags (
     key        TEXT PRIMARY KEY,   -- flag:<name>
     value      TEXT,               -- {"enabled":bool,"percentage":0..100,"allowList":[...],"denyList":[...]}
-    version    INTEGER NOT NULL,   -- 1, 2, ...
-    updated_at INTEGER NOT NULL    -- unix milliseconds
+    version    BIGINT NOT NULL,    -- 1, 2, ...
+    updated_at BIGINT NOT NULL     -- unix milliseconds
 );

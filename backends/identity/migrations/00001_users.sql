@@ -8,5 +8,5 @@ CREATE TABLE identity_users (
 	role          TEXT NOT NULL DEFAULT '',
 	scope         TEXT NOT NULL DEFAULT '',
 	disabled      INTEGER NOT NULL DEFAULT 0,
-	created_at    INTEGER NOT NULL
+	created_at    BIGINT NOT NULL
 );

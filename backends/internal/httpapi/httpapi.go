@@ -87,6 +87,9 @@ func (rt *Router) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Code == problem.Internal && sqldb.IsBusy(err) {
 		e = &problem.Error{Code: problem.Unavailable, Detail: "The database cannot take this right now.", RetryAfter: time.Second, Cause: err}
 	}
+	if e.Code == problem.Internal && sqldb.IsNotText(err) {
+		e = problem.New(problem.InvalidRequest, "The request has a text that is not UTF-8, or has a NUL in it.")
+	}
 	if e.Code.Status() >= http.StatusInternalServerError {
 		rt.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}

@@ -42,7 +42,15 @@ type job struct {
 		Message string    `json:"message"`
 		Status  int       `json:"status"`
 	} `json:"errors"`
-	Payload json.RawMessage `json:"payload"`
+	Payload    json.RawMessage `json:"payload"`
+	Key        string          `json:"key"`
+	Callback   string          `json:"callback"`
+	MaxAge     string          `json:"max_age"`
+	LastStatus int             `json:"last_status"`
+	Worker     string          `json:"worker"`
+	Progress   json.RawMessage `json:"progress"`
+	Result     json.RawMessage `json:"result"`
+	Cancelling bool            `json:"cancelling"`
 }
 
 // receipt is the answer to POST /jobs.

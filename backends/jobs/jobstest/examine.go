@@ -20,6 +20,10 @@ import (
 type Options struct {
 	// Queue is the queue that the examiner uses. Default: "examine".
 	Queue string
+	// Pull is the queue whose jobs are leased. Default: "examine-pull".
+	Pull string
+	// Full is the queue that takes few waiting jobs. Default: "examine-full".
+	Full string
 	// Attempts is the queue's number of attempts. Default: 3.
 	Attempts int
 	// SigningKey is the text of the key that signs pushes, whsec_ and base64. With it the signatures
@@ -37,16 +41,28 @@ type Options struct {
 //		attempts 3
 //		backoff  fixed 50ms
 //	}
+//	queue examine-pull {
+//		pull
+//		attempts 3
+//		backoff  fixed 50ms
+//	}
+//	queue examine-full {
+//		pull
+//		waiting     3
+//		key_waiting 2
+//	}
 //	allow 127.0.0.1
 //
-// as the targets are a server that the examiner starts on 127.0.0.1. The queue is paused and
-// resumed, so two examiners must not use it at once.
+// as the targets are a server that the examiner starts on 127.0.0.1. The queues are paused, drained and
+// emptied, so two examiners must not use them at once.
 func Examine(t *testing.T, base string, client *http.Client, o Options) {
 	e := &examiner{base: strings.TrimSuffix(base, "/"), client: client, sink: newSink(t), o: o}
 	if e.client == nil {
 		e.client = http.DefaultClient
 	}
 	e.o.Queue = cmp.Or(o.Queue, "examine")
+	e.o.Pull = cmp.Or(o.Pull, "examine-pull")
+	e.o.Full = cmp.Or(o.Full, "examine-full")
 	e.o.Attempts = cmp.Or(o.Attempts, 3)
 	e.o.Patience = cmp.Or(o.Patience, 15*time.Second)
 
@@ -67,6 +83,25 @@ func Examine(t *testing.T, base string, client *http.Client, o Options) {
 	t.Run("priority", e.priority)
 	t.Run("pages", e.pages)
 	t.Run("queues", e.queues)
+	t.Run("drain", e.drain)
+	t.Run("waiting-caps", e.waitingCaps)
+	t.Run("batch", e.batch)
+	t.Run("batch-is-all-or-nothing", e.batchRefused)
+	t.Run("idempotency-key", e.idempotencyKey)
+	t.Run("unique-scope-and-ttl", e.uniqueScope)
+	t.Run("callback", e.callback)
+	t.Run("result-and-max-age", e.resultAndMaxAge)
+	t.Run("lease-complete", e.leaseComplete)
+	t.Run("lease-heartbeat", e.heartbeat)
+	t.Run("lease-fail", e.leaseFail)
+	t.Run("lease-lapses", e.leaseLapses)
+	t.Run("lease-cancel", e.leaseCancel)
+	t.Run("lease-waits", e.leaseWaits)
+	t.Run("search", e.search)
+	t.Run("groups-and-bulk", e.groupsAndBulk)
+	t.Run("bulk-cancel", e.bulkCancel)
+	t.Run("edit", e.edit)
+	t.Run("bad-requests", e.badRequests)
 	t.Run("bad-input", e.badInput)
 }
 

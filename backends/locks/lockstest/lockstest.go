@@ -3,6 +3,7 @@
 package lockstest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,20 +24,27 @@ const patience = 20 * time.Second
 // exam is one run of the examiner.
 type exam struct {
 	base   string
+	all    []string // base, and other instances over the same store
 	client *http.Client
 	run    string // makes the names of this run its own
 }
 
-// Examine judges the API at base, a URL without a slash at its end. It uses names of its own, whose
-// locks are released or expire.
-func Examine(t *testing.T, base string, client *http.Client) {
+// Examine judges the API at base, a URL without a slash at its end, and that of other instances that
+// share its locks. It uses names of its own, whose locks are released or expire.
+func Examine(t *testing.T, base string, client *http.Client, others ...string) {
 	e := &exam{base: strings.TrimSuffix(base, "/"), client: client, run: fmt.Sprint("examine-", time.Now().UnixNano(), "-")}
+	e.all = append([]string{e.base}, others...)
 	t.Run("life-of-a-lock", e.life)
 	t.Run("compare-and-delete", e.compareAndDelete)
 	t.Run("expiry-and-takeover", e.expiry)
 	t.Run("renewal-outlives-the-ttl", e.renewal)
 	t.Run("mutual-exclusion", e.exclusion)
 	t.Run("one-winner", e.oneWinner)
+	t.Run("wait-for-release", e.waitForRelease)
+	t.Run("wait-for-expiry", e.waitForExpiry)
+	t.Run("wait-in-vain", e.waitInVain)
+	t.Run("wait-of-one-who-left", e.waitLeft)
+	t.Run("wait-in-turn", e.waitInTurn)
 	t.Run("list", e.list)
 	t.Run("names", e.names)
 	t.Run("bad-requests", e.badRequests)
@@ -67,7 +75,12 @@ func (r response) lock(t testing.TB) lock {
 }
 
 func (e *exam) send(method, path, body string) (response, error) {
-	req, err := http.NewRequest(method, e.base+path, strings.NewReader(body))
+	return e.sendTo(context.Background(), e.base, method, path, body)
+}
+
+// sendTo sends to one of the instances.
+func (e *exam) sendTo(ctx context.Context, base, method, path, body string) (response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, base+path, strings.NewReader(body))
 	if err != nil {
 		return response{}, err
 	}
@@ -253,10 +266,10 @@ func (e *exam) exclusion(t *testing.T) {
 		}
 	}
 	var wg sync.WaitGroup
-	for range workers {
+	for i := range workers {
 		wg.Go(func() {
 			for deadline := time.Now().Add(3 * patience); time.Now().Before(deadline); <-time.After(2 * time.Millisecond) {
-				r, err := e.send("POST", path, `{"ttl":"60s"}`)
+				r, err := e.sendTo(t.Context(), e.all[i%len(e.all)], "POST", path, `{"ttl":"60s"}`)
 				var l lock
 				switch {
 				case err == nil && r.status == http.StatusConflict:
@@ -283,7 +296,7 @@ func (e *exam) oneWinner(t *testing.T) {
 	codes := make([]int, 50)
 	for i := range codes {
 		wg.Go(func() {
-			if r, err := e.send("POST", path, ""); err == nil {
+			if r, err := e.sendTo(t.Context(), e.all[i%len(e.all)], "POST", path, ""); err == nil {
 				codes[i] = r.status
 			}
 		})
@@ -361,6 +374,9 @@ func (e *exam) badRequests(t *testing.T) {
 	for _, ttl := range []string{`"99ms"`, `"0s"`, `"-1s"`, `"24h1s"`, `"1000000h"`, `"99999999999999999999s"`, `30`, `"30"`, `""`, `null`, `"x"`, `[]`, `{}`, `true`} {
 		e.problem(t, 400, "invalid-request", "POST", path, `{"ttl":`+ttl+`}`)
 		e.problem(t, 400, "invalid-request", "PUT", path, `{"token":"x","ttl":`+ttl+`}`)
+	}
+	for _, wait := range []string{`"30s1ms"`, `"-1s"`, `"24h"`, `30`, `"30"`, `""`, `null`, `[]`} {
+		e.problem(t, 400, "invalid-request", "POST", path, `{"wait":`+wait+`}`)
 	}
 	for _, body := range []string{`{`, `[]`, `"x"`, `{"ttl":"1s"}{}`, `{"ttl":"1s","owner":"me"}`, "\xff"} {
 		e.problem(t, 400, "invalid-request", "POST", path, body)

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/identity"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
@@ -30,6 +31,7 @@ func init() {
 		Long: `
 Makes access tokens that are signed by the key in the data directory, which jwt_auth
 trusts where it names no keys of its own. The key is generated where there is none yet.
+With --database it is the key in that PostgreSQL, whose password is read from PGPASSWORD.
 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way.
 `,
@@ -41,8 +43,9 @@ Exit codes: 0 done, 1 failed, 2 called in a wrong way.
 		Short: "Manages the users of the identity backend",
 		Long: `
 Manages the users who may log in at POST /login of the identity backend. It works on the
-data directory and may run while the gateway runs. A password is read from the first line
-of the standard input, never from the command line, where others would see it.
+data directory, or with --database on that PostgreSQL, whose password is read from PGPASSWORD.
+It may run while the gateway runs. A user's password is read from the first line of the
+standard input, never from the command line, where others would see it.
 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way.
 `,
@@ -52,8 +55,9 @@ Exit codes: 0 done, 1 failed, 2 called in a wrong way.
 
 // options are the flags that every command has.
 type options struct {
-	dataDir string
-	json    bool
+	dataDir  string
+	database string
+	json     bool
 }
 
 func tokenCommand(cmd *cobra.Command) {
@@ -69,7 +73,7 @@ func tokenCommand(cmd *cobra.Command) {
 			return command.Usage(errors.New("--sub is missing: name whom the token is for"))
 		}
 		c.TTL = d.Std()
-		return mintToken(cmd.OutOrStdout(), o, c)
+		return mintToken(cmd.Context(), cmd.OutOrStdout(), o, c)
 	})}
 	f := mint.Flags()
 	f.StringVar(&c.Subject, "sub", "", "whom the token is for (required)")
@@ -81,8 +85,8 @@ func tokenCommand(cmd *cobra.Command) {
 	group(cmd, &o, mint)
 }
 
-func mintToken(out io.Writer, o options, c identity.Claims) error {
-	keys, err := service.GeneratedKey(o.dataDir, identity.KeyName, identity.GenerateKey)
+func mintToken(ctx context.Context, out io.Writer, o options, c identity.Claims) error {
+	keys, err := signingKeys(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -99,6 +103,19 @@ func mintToken(out io.Writer, o options, c identity.Claims) error {
 	}
 	_, err = fmt.Fprintln(out, token)
 	return err
+}
+
+// signingKeys are those of a gateway with these options.
+func signingKeys(ctx context.Context, o options) (keys *secret.Set, err error) {
+	if o.database == "" {
+		return service.GeneratedKey(o.dataDir, identity.KeyName, identity.GenerateKey)
+	}
+	db, err := openDatabase(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return service.SharedKey(ctx, db, identity.KeyName, identity.GenerateKey)
 }
 
 func usersCommand(cmd *cobra.Command) {
@@ -154,6 +171,7 @@ func usersCommand(cmd *cobra.Command) {
 // group makes cmd the parent of the given commands, which share its flags.
 func group(cmd *cobra.Command, o *options, commands ...*cobra.Command) {
 	cmd.PersistentFlags().StringVar(&o.dataDir, "data-dir", "./data", "the data_dir of the configuration")
+	cmd.PersistentFlags().StringVar(&o.database, "database", "", "the database of the configuration, postgres://user@host/db (default SQLite in the data_dir)")
 	cmd.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
 	command.Group(cmd, &o.json, commands...)
 }
@@ -173,10 +191,7 @@ func run(o *options, arguments int, do func(cmd *cobra.Command, args []string) e
 
 // withUsers opens the database beside a gateway that may be running on it.
 func withUsers(ctx context.Context, o options, do func(context.Context, *identity.Users) error) (err error) {
-	if err = os.MkdirAll(o.dataDir, 0o700); err != nil {
-		return fmt.Errorf("the data directory cannot be created: %w", err)
-	}
-	db, err := sqldb.Open(ctx, o.dataDir)
+	db, err := openDatabase(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -186,6 +201,19 @@ func withUsers(ctx context.Context, o options, do func(context.Context, *identit
 		return err
 	}
 	return do(ctx, users)
+}
+
+func openDatabase(ctx context.Context, o options) (*sqldb.DB, error) {
+	if sqldb.HasPassword(o.database) {
+		return nil, command.Usage(errors.New("--database holds a password, which others see on the command line: take it out and put it into PGPASSWORD"))
+	}
+	if o.database != "" {
+		return sqldb.OpenPostgres(ctx, o.database)
+	}
+	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("the data directory cannot be created: %w", err)
+	}
+	return sqldb.Open(ctx, o.dataDir)
 }
 
 // readPassword is the first line of the input.

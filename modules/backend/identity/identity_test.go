@@ -15,6 +15,7 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/identity"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
@@ -166,5 +167,34 @@ func TestMintPrintsOnlyTheToken(t *testing.T) {
 	two := gatehouse(t, "", "token", "mint", "--sub", "ada", "--json", "--ttl", "5m", "--data-dir", dir)
 	if !strings.Contains(two.stdout, `"expires_in":300`) {
 		t.Errorf("with --json: code %d, stderr %q", two.code, two.stderr)
+	}
+}
+
+func TestCommandsWorkOnPostgres(t *testing.T) {
+	url := pgtest.Start(t, pgtest.Fast).URL
+	g := modtest.Start(t, strings.Replace(gateway, "@@data@@", "@@data@@\n\t\tdatabase "+url, 1))
+	if got := gatehouse(t, "correct horse\n", "users", "add", "ada@example.com", "--database", url); got.code != 0 {
+		t.Fatalf("add: got %+v", got)
+	}
+	if got := login(g, "ada@example.com", "correct horse"); got != http.StatusOK {
+		t.Errorf("login: got %d, want 200", got)
+	}
+	if got := gatehouse(t, "", "users", "ls", "--database", url); !strings.Contains(got.stdout, "ada@example.com") {
+		t.Errorf("ls: got %+v", got)
+	}
+	mint := gatehouse(t, "", "token", "mint", "--sub", "ada", "--database", url)
+	again := gatehouse(t, "", "token", "mint", "--sub", "ada", "--database", url)
+	kid := func(token string) string { header, _, _ := strings.Cut(token, "."); return header }
+	if mint.code != 0 || kid(mint.stdout) != kid(again.stdout) {
+		t.Errorf("mint: got %+v and %+v, want one key", mint, again)
+	}
+	if left, err := filepath.Glob(filepath.Join(g.Dir, "*.db")); err != nil || len(left) > 0 {
+		t.Errorf("there is an SQLite file beside PostgreSQL: %v, %v", left, err)
+	}
+	secret := strings.Replace(url, "gatehouse@", "gatehouse:hunter2@", 1)
+	for _, args := range [][]string{{"users", "ls", "--database", secret}, {"token", "mint", "--sub", "ada", "--database", secret}} {
+		if got := gatehouse(t, "", args...); got.code != 2 || !strings.Contains(got.stderr, "PGPASSWORD") || strings.Contains(got.stderr, "hunter2") {
+			t.Errorf("%v: got %+v, want code 2 and the remedy", args[:2], got)
+		}
 	}
 }

@@ -1,10 +1,15 @@
 package jobs
 
 import (
+	"encoding/json"
+	"strconv"
+	"strings"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/jobs"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 )
 
@@ -14,59 +19,100 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //
 //	backend jobs {
 //		queue NAME {
-//			target      URL                   # http or https; default none, so each job names its own
-//			concurrency N                     # jobs at once, default 10
-//			attempts    N                     # tries before a job is dead, default 5
-//			backoff     exponential DURATION  # full jitter, at most 1h; default exponential 2s
-//			backoff     fixed DURATION
-//			timeout     DURATION              # of one attempt, default 30s
-//			keep        completed N           # finished jobs kept, default 1000
-//			keep        failed N              # dead jobs kept, and cancelled ones, default 5000
+//			target          URL                   # http or https; default none, so each job names its own
+//			pull                                  # workers lease the jobs over HTTP; excludes target
+//			concurrency     N                     # jobs at once, over all instances; default 10
+//			rate            N/DURATION [burst N]  # starts, evenly paced, over all instances; default unbounded
+//			waiting         N                     # jobs that may wait, more are answered 429; default unbounded
+//			key_concurrency N                     # the same for the jobs of one key
+//			key_rate        N/DURATION [burst N]
+//			key_waiting     N
+//			attempts        N                     # tries before a job is dead, default 5
+//			backoff         exponential DURATION  # full jitter, at most 1h; default exponential 2s
+//			backoff         fixed DURATION
+//			backoff         schedule DURATION...  # after the first, second, … attempt; the last one repeats
+//			timeout         DURATION              # of one attempt, default 30s
+//			max_age         DURATION              # a job is tried no longer than this; default unbounded
+//			keep            completed N [DURATION]  # finished jobs kept, and how long; default 1000
+//			keep            failed N [DURATION]   # dead jobs kept, and cancelled ones; default 5000
 //		}
 //		allow HOST[:PORT]...                      # further hosts that jobs may name as their target
+//		ui                                        # a web page over the jobs at /jobs/ui: let only operators reach it
+//		schedule NAME "CRON" {                    # five fields, @hourly and the like, or "@every DURATION"
+//			queue    NAME                         # default: default
+//			payload  JSON                         # default null
+//			target   URL                          # its host must be allowed; default the queue's
+//			timezone ZONE                         # such as Europe/Berlin, default UTC
+//			missed   skip|once|all                # what becomes of ticks when no instance ran, default once
+//		}
 //	}
 func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the backend's name
 	if err := dispense.End(d, "jobs"); err != nil {
 		return err
 	}
-	return dispense.Block(d, "backend jobs",
+	if err := dispense.Block(d, "backend jobs",
 		dispense.Option{Name: "queue", Repeats: true, Parse: b.parseQueue},
 		dispense.Option{Name: "allow", Repeats: true, Parse: b.parseAllow},
-	)
+		dispense.Option{Name: "schedule", Repeats: true, Parse: b.parseSchedule},
+		dispense.Option{Name: "ui", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &b.UI) }},
+	); err != nil {
+		return err
+	}
+	return b.check(d, b.Config)
 }
 
 // check turns what the configuration finds wrong into an error with a line.
-func (b *Backend) check(d *caddyfile.Dispenser) error {
-	if err := b.Config.Validate(); err != nil {
+func (b *Backend) check(d *caddyfile.Dispenser, c jobs.Config) error {
+	if err := c.Validate(); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil
 }
 
+// name reads the name that begins a queue or a schedule.
+func name(d *caddyfile.Dispenser) (string, error) {
+	what := d.Val()
+	if !d.NextArg() {
+		return "", d.Errf("%s needs a name", what)
+	}
+	return d.Val(), nil
+}
+
 func (b *Backend) parseQueue(d *caddyfile.Dispenser) error {
-	var name string
-	if err := dispense.String(d, &name); err != nil {
+	called, err := name(d)
+	if err != nil {
 		return err
 	}
-	if _, ok := b.Queues[name]; ok {
-		return d.Errf("queue %s is given twice, keep one block", name)
+	if err = dispense.End(d, "queue "+called); err != nil {
+		return err
+	}
+	if _, ok := b.Queues[called]; ok {
+		return d.Errf("queue %s is given twice, keep one block", called)
 	}
 	var q jobs.Queue
-	err := dispense.Block(d, "queue",
+	number := func(name string, v *int) dispense.Option {
+		return dispense.Option{Name: name, Parse: func(d *caddyfile.Dispenser) error { return dispense.Int(d, v, 1) }}
+	}
+	rate := func(name string, v *jobs.Rate) dispense.Option {
+		return dispense.Option{Name: name, Parse: func(d *caddyfile.Dispenser) error { return parseWords(d, v, jobs.ParseRate) }}
+	}
+	duration := func(name string, v *unit.Duration) dispense.Option {
+		return dispense.Option{Name: name, Parse: func(d *caddyfile.Dispenser) error { return parseDuration(d, v) }}
+	}
+	err = dispense.Block(d, "queue",
 		dispense.Option{Name: "target", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &q.Target) }},
-		dispense.Option{Name: "concurrency", Parse: func(d *caddyfile.Dispenser) error { return dispense.Int(d, &q.Concurrency, 1) }},
-		dispense.Option{Name: "attempts", Parse: func(d *caddyfile.Dispenser) error { return dispense.Int(d, &q.Attempts, 1) }},
-		dispense.Option{Name: "backoff", Parse: func(d *caddyfile.Dispenser) error { return parseBackoff(d, &q.Backoff) }},
-		dispense.Option{Name: "timeout", Parse: func(d *caddyfile.Dispenser) error {
-			if err := dispense.Duration(d, &q.Timeout); err != nil {
-				return err
-			}
-			if q.Timeout == 0 {
-				return d.Err("timeout must be above 0")
-			}
-			return nil
-		}},
+		dispense.Option{Name: "pull", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &q.Pull) }},
+		number("concurrency", &q.Concurrency),
+		rate("rate", &q.Rate),
+		number("waiting", &q.Waiting),
+		number("key_concurrency", &q.KeyConcurrency),
+		rate("key_rate", &q.KeyRate),
+		number("key_waiting", &q.KeyWaiting),
+		number("attempts", &q.Attempts),
+		dispense.Option{Name: "backoff", Parse: func(d *caddyfile.Dispenser) error { return parseWords(d, &q.Backoff, jobs.ParseBackoff) }},
+		duration("timeout", &q.Timeout),
+		duration("max_age", &q.MaxAge),
 		dispense.Option{Name: "keep", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return parseKeep(d, &q.Keep) }},
 	)
 	if err != nil {
@@ -75,27 +121,98 @@ func (b *Backend) parseQueue(d *caddyfile.Dispenser) error {
 	if b.Queues == nil {
 		b.Queues = map[string]jobs.Queue{}
 	}
-	b.Queues[name] = q
-	return b.check(d)
+	b.Queues[called] = q
+	return b.check(d, jobs.Config{Queues: b.Queues})
 }
 
 func (b *Backend) parseAllow(d *caddyfile.Dispenser) error {
 	if err := dispense.Strings(d, &b.Allow); err != nil {
 		return err
 	}
-	return b.check(d)
+	return b.check(d, jobs.Config{Allow: b.Allow})
 }
 
-func parseBackoff(d *caddyfile.Dispenser, b *jobs.Backoff) error {
-	args := d.RemainingArgs()
-	if len(args) != 2 {
-		return d.Err("backoff needs a kind and a duration, such as: backoff exponential 2s")
-	}
-	v, err := jobs.ParseBackoff(args[0] + " " + args[1])
+// parseSchedule reads a schedule. What it depends on, its queue and target, may stand further down.
+func (b *Backend) parseSchedule(d *caddyfile.Dispenser) error {
+	called, err := name(d)
 	if err != nil {
+		return err
+	}
+	if _, ok := b.Schedules[called]; ok {
+		return d.Errf("schedule %s is given twice, keep one block", called)
+	}
+	var sc jobs.Schedule
+	switch args := d.RemainingArgs(); {
+	case len(args) == 1:
+		sc.Cron = args[0]
+	case len(args) > 1 && !strings.Contains(strings.Join(args, ""), " "):
+		return d.Errf("schedule %s: put the cron expression in quotes, such as: schedule %s \"%s\"", called, called, strings.Join(args, " "))
+	default:
+		return d.Errf("schedule %s needs one cron expression, such as: schedule %s \"30 2 * * *\"", called, called)
+	}
+	text := func(name string, v *string) dispense.Option {
+		return dispense.Option{Name: name, Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, v) }}
+	}
+	err = dispense.Block(d, "schedule",
+		text("queue", &sc.Queue),
+		dispense.Option{Name: "payload", Parse: func(d *caddyfile.Dispenser) error { return parsePayload(d, &sc.Payload) }},
+		text("target", &sc.Target),
+		text("timezone", &sc.Timezone),
+		text("missed", &sc.Missed),
+	)
+	if err != nil {
+		return err
+	}
+	if err = sc.CheckTime(); err != nil {
+		return d.Errf("schedule %s: %v", called, err)
+	}
+	if b.Schedules == nil {
+		b.Schedules = map[string]jobs.Schedule{}
+	}
+	b.Schedules[called] = sc
+	return nil
+}
+
+// parsePayload reads JSON, which takes quotes or backticks around it where it has spaces.
+func parsePayload(d *caddyfile.Dispenser, v *json.RawMessage) error {
+	var s string
+	if err := dispense.String(d, &s); err != nil {
+		return err
+	}
+	if !json.Valid([]byte(s)) {
+		return d.Errf("payload must be JSON, put it in backticks, such as: payload `{\"report\": \"daily\"}`")
+	}
+	*v = json.RawMessage(s)
+	return nil
+}
+
+// parseWords reads the words on the rest of the line.
+func parseWords[T any](d *caddyfile.Dispenser, v *T, read func(string) (T, error)) error {
+	name := d.Val()
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Errf("%s needs a value", name)
+	}
+	value, err := read(strings.Join(args, " "))
+	if err != nil {
+		if !strings.HasPrefix(err.Error(), name) {
+			return d.Errf("%s: %v", name, err)
+		}
 		return d.WrapErr(err)
 	}
-	*b = v
+	*v = value
+	return nil
+}
+
+// parseDuration reads a duration above 0.
+func parseDuration(d *caddyfile.Dispenser, v *unit.Duration) error {
+	name := d.Val()
+	if err := dispense.Duration(d, v); err != nil {
+		return err
+	}
+	if *v == 0 {
+		return d.Errf("%s must be above 0", name)
+	}
 	return nil
 }
 
@@ -103,18 +220,36 @@ func parseKeep(d *caddyfile.Dispenser, k *jobs.Keep) error {
 	if !d.NextArg() {
 		return d.Err("keep needs a state and a number, such as: keep completed 1000")
 	}
-	n := new(int)
-	switch state := d.Val(); {
+	state := d.Val()
+	n, age := new(int), &k.CompletedFor
+	switch {
 	case state == "completed" && k.Completed == nil:
 		k.Completed = n
 	case state == "failed" && k.Failed == nil:
-		k.Failed = n
+		k.Failed, age = n, &k.FailedFor
 	case state == "completed" || state == "failed":
 		return d.Errf("keep %s is given twice, keep one of the lines", state)
 	default:
 		return d.Errf("keep: %s", dispense.Unknown("state", state, []string{"completed", "failed"}))
 	}
-	return dispense.Int(d, n, 0)
+	args := d.RemainingArgs()
+	if len(args) < 1 || len(args) > 2 {
+		return d.Errf("keep %s needs a number, and may have a duration, such as: keep %s 1000 7d", state, state)
+	}
+	var err error
+	if *n, err = strconv.Atoi(args[0]); err != nil || *n < 0 {
+		return d.Errf("keep %s: %q is not a number of jobs", state, args[0])
+	}
+	if len(args) == 1 {
+		return nil
+	}
+	if *age, err = unit.ParseDuration(args[1]); err != nil {
+		return d.Errf("keep %s: %v", state, err)
+	}
+	if *age == 0 {
+		return d.Errf("keep %s: the duration must be above 0", state)
+	}
+	return nil
 }
 
 // Interface guards

@@ -25,6 +25,16 @@ const examined = `{
 				attempts 3
 				backoff  fixed 50ms
 			}
+			queue examine-pull {
+				pull
+				attempts 3
+				backoff  fixed 50ms
+			}
+			queue examine-full {
+				pull
+				waiting     3
+				key_waiting 2
+			}
 			allow 127.0.0.1
 		}
 	}

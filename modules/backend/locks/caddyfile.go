@@ -13,22 +13,27 @@ func init() { caddy.RegisterModule(Backend{}) }
 //
 //	backend locks {
 //		max_ttl DURATION   # the longest that a client may ask for, 100ms to 24h; default 24h
+//		store   sql|redis  # where they are kept: the database, the default, or the Redis of the global options
 //	}
 func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the backend's name
 	if err := dispense.End(d, "backend locks"); err != nil {
 		return err
 	}
-	return dispense.Block(d, "backend locks",
-		dispense.Option{Name: "max_ttl", Parse: func(d *caddyfile.Dispenser) error {
-			if err := dispense.Duration(d, &b.MaxTTL); err != nil {
+	option := func(name string, parse func(d *caddyfile.Dispenser) error) dispense.Option {
+		return dispense.Option{Name: name, Parse: func(d *caddyfile.Dispenser) error {
+			if err := parse(d); err != nil {
 				return err
 			}
-			if err := b.Validate(); err != nil {
+			if err := b.Validate(); err != nil { // while the dispenser is on its line
 				return d.WrapErr(err)
 			}
 			return nil
-		}},
+		}}
+	}
+	return dispense.Block(d, "backend locks",
+		option("max_ttl", func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.MaxTTL) }),
+		option("store", func(d *caddyfile.Dispenser) error { return dispense.String(d, &b.Store) }),
 	)
 }
 

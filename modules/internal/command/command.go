@@ -33,6 +33,21 @@ func (f failure) Unwrap() error { return f.error }
 // Usage is err as one of a command that was called in a wrong way.
 func Usage(err error) error { return failure{err, ExitUsage} }
 
+// NoAnswer is err as one of a command that no gateway answers.
+func NoAnswer(err error) error { return failure{err, ExitNoAnswer} }
+
+// Coded is err with an exit code of the command's own, from 2 on.
+func Coded(err error, code int) error { return failure{err, code} }
+
+// Quit returns what makes Caddy's main exit with code, and prints nothing.
+func Quit(cmd *cobra.Command, code int) error {
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	if code == 1 {
+		return errors.New("the exit code is 1")
+	}
+	return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return code, nil })(cmd, nil)
+}
+
 // Code is the exit code of err.
 func Code(err error) int {
 	if f, ok := errors.AsType[failure](err); ok {
@@ -50,7 +65,7 @@ func Fail(cmd *cobra.Command, asJSON bool, err error) error {
 		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "gatehouse: "+err.Error())
 	}
 	if f, ok := errors.AsType[failure](err); ok {
-		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return f.code, nil })(cmd, nil)
+		return Quit(cmd, f.code)
 	}
 	return err
 }

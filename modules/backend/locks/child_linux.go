@@ -1,0 +1,5 @@
+package locks
+
+import "syscall"
+
+func stopWithParent(a *syscall.SysProcAttr) { a.Pdeathsig = syscall.SIGTERM }

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package locks
+
+import "syscall"
+
+func stopWithParent(*syscall.SysProcAttr) {}
