@@ -81,25 +81,16 @@ func (s *Service) callBack(ctx context.Context) error {
 }
 
 func (s *Service) callbacksDue(ctx context.Context) (due []int64, err error) {
-	rows, err := s.db.Read.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+callbackDue+" ORDER BY j.id LIMIT $1", callbackBatch)
+	due, err = column[int64](s.db.Read.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+callbackDue+" ORDER BY j.id LIMIT $1", callbackBatch))
 	if err != nil {
 		return nil, fmt.Errorf("looking for callbacks: %w", err)
 	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id int64
-		if err = rows.Scan(&id); err != nil {
-			return nil, fmt.Errorf("looking for callbacks: %w", err)
-		}
-		due = append(due, id)
-	}
-	return due, rows.Err()
+	return due, nil
 }
 
 // callbackTx marks the job as told and enqueues the push, unless somebody else has, or the job runs again.
 // The push is on the queue internal, which no user pauses and whose attempts span a day.
 func (s *Service) callbackTx(ctx context.Context, tx *sql.Tx, id int64) error {
-	//nolint:gosec // the pieces are constants, values are arguments
 	res, err := tx.ExecContext(ctx, "UPDATE river_job SET metadata = "+s.q.notified()+" WHERE id = $1 AND "+bare(callbackDue), id)
 	if err != nil {
 		return fmt.Errorf("marking a callback: %w", err)

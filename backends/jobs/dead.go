@@ -221,7 +221,6 @@ func (s *Service) retryTx(ctx context.Context, tx *sql.Tx, ids []int64, state st
 	if len(free) == 0 {
 		return 0, others, nil
 	}
-	//nolint:gosec // the pieces are constants, values are arguments
 	_, err = tx.ExecContext(ctx, `UPDATE river_job SET state = 'available', finalized_at = NULL, scheduled_at = `+s.q.now+`,
 		max_attempts = CASE WHEN attempt >= max_attempts THEN attempt + 1 ELSE max_attempts END, metadata = `+s.q.anew()+`
 		WHERE state <> 'running' AND `+s.q.ids("id", "$1"), jsonIDs(free))
@@ -240,7 +239,6 @@ type keyed struct {
 // retryable locks the jobs that can be put back.
 func (s *Service) retryable(ctx context.Context, tx *sql.Tx, ids []int64, state string) (found []keyed, err error) {
 	where, args := s.chosen(ids, state)
-	//nolint:gosec // the pieces are constants, values are arguments
 	rows, err := tx.QueryContext(ctx, `SELECT j.id, j.queue, coalesce(j.args ->> 'unique_key', ''), coalesce(j.args ->> 'unique_scope', ''),
 		coalesce(j.args ->> 'unique_ttl', '') FROM river_job j WHERE j.state <> 'running' AND `+where+" ORDER BY j.id"+s.q.forUpdate(), args...)
 	if err != nil {
@@ -270,7 +268,6 @@ func (s *Service) cancelTx(ctx context.Context, tx *sql.Tx, ids []int64, state s
 		return 0, err
 	}
 	if len(waiting) > 0 {
-		//nolint:gosec // the pieces are constants, values are arguments
 		_, err = tx.ExecContext(ctx, `UPDATE river_job SET state = 'cancelled', finalized_at = `+s.q.now+`, metadata = `+s.q.withCancel("$1")+`
 			WHERE finalized_at IS NULL AND state <> 'running' AND `+s.q.ids("id", "$2"), time.Now().UTC().Format(time.RFC3339Nano), jsonIDs(waiting))
 		if err != nil {
@@ -288,7 +285,6 @@ func (s *Service) cancelTx(ctx context.Context, tx *sql.Tx, ids []int64, state s
 // cancellable locks the jobs that have not ended.
 func (s *Service) cancellable(ctx context.Context, tx *sql.Tx, ids []int64, state string) (waiting, running []int64, err error) {
 	where, args := s.chosen(ids, state)
-	//nolint:gosec // the pieces are constants, values are arguments
 	rows, err := tx.QueryContext(ctx, `SELECT j.id, j.state = 'running' FROM river_job j
 		WHERE j.finalized_at IS NULL AND j.queue <> '`+internalQueue+`' AND `+where+" ORDER BY j.id"+s.q.forUpdate(), args...)
 	if err != nil {
@@ -371,7 +367,6 @@ func (s *Service) editTx(ctx context.Context, tx *sql.Tx, id int64, queue string
 	if queue == internalQueue {
 		return problem.New(problem.Forbidden, "The job %d is another backend's own and is not edited.", id)
 	}
-	//nolint:gosec // the pieces are constants, values are arguments
 	_, err := tx.ExecContext(ctx, "UPDATE river_job SET args = "+s.q.withBody("$1")+" WHERE id = $2", base64.StdEncoding.EncodeToString(payload), id)
 	if err != nil {
 		return fmt.Errorf("editing a job: %w", err)

@@ -43,55 +43,113 @@ func (d *driver) GetExecutor() riverdriver.Executor { return executor{d.Driver.G
 // GetListener gives the notifier its listener.
 func (d *driver) GetListener(params *riverdriver.GetListenenerParams) riverdriver.Listener {
 	if d.s.db.Postgres() {
-		return &pgListener{Listener: d.Driver.GetListener(params), wake: d.s.wake}
+		return &pgListener{Listener: d.Driver.GetListener(params), s: d.s, heard: make(chan heard, 1)}
 	}
 	return &listener{read: d.s.db.Read, wake: d.s.wake, schema: params.Schema}
 }
 
-// pgListener hears what PostgreSQL notifies, from all instances, and what the waker has.
+// pgListener hears what PostgreSQL notifies, from all instances, and what the waker has. The wait on
+// the connection goes on in the background when the waker is first, as breaking it off each time would
+// cost more than the notification.
 type pgListener struct {
 	riverdriver.Listener
-	wake *waker
+	s *Service
+
+	mu     sync.Mutex
+	cancel context.CancelFunc // of the wait under way, nil if none is
+	heard  chan heard
+	kept   []heard // of waits that were ended
+}
+
+// heard is what a wait on the connection ended with.
+type heard struct {
+	n   *riverdriver.Notification
+	err error
 }
 
 // WaitForNotification returns what the database or the waker has next.
 func (l *pgListener) WaitForNotification(ctx context.Context) (*riverdriver.Notification, error) {
-	for {
-		wait, stop := context.WithCancel(ctx)
-		woken, ended := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(ended)
-			select {
-			case <-l.wake.signal:
-				close(woken)
-				stop()
-			case <-wait.Done():
-			}
-		}()
-		n, err := l.Listener.WaitForNotification(wait)
-		stop()
-		<-ended
-		var queue string
-		select {
-		case <-woken:
-			queue, _ = l.wake.next() // the outbox is the server's
-		default:
-		}
-		if err == nil || ctx.Err() != nil {
-			if queue != "" {
-				l.wake.poke(queue)
-			}
-			return n, err
-		}
-		if queue == "" {
-			if wait.Err() != nil && errors.Is(err, context.Canceled) {
-				continue // woken for the outbox alone
-			}
-			return nil, err
-		}
-		payload, err := json.Marshal(map[string]string{"queue": queue})
-		return &riverdriver.Notification{Topic: insertTopic, Payload: string(payload)}, err
+	l.mu.Lock()
+	if len(l.kept) > 0 {
+		h := l.kept[0]
+		l.kept = l.kept[1:]
+		l.mu.Unlock()
+		return h.n, h.err
 	}
+	if l.cancel == nil {
+		wait, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		l.cancel = cancel
+		go func() {
+			n, err := l.Listener.WaitForNotification(wait)
+			l.heard <- heard{n, err}
+		}()
+	}
+	l.mu.Unlock()
+	for {
+		select {
+		case h := <-l.heard:
+			l.mu.Lock()
+			l.cancel()
+			l.cancel = nil
+			l.mu.Unlock()
+			if h.n != nil && h.n.Topic == insertTopic {
+				var told struct {
+					Queue string `json:"queue"`
+				}
+				if json.Unmarshal([]byte(h.n.Payload), &told) == nil {
+					l.s.bells.ring(told.Queue) // for long polls at this instance
+				}
+			}
+			return h.n, h.err
+		case <-l.s.wake.signal:
+			queue, _ := l.s.wake.next() // the outbox is the server's
+			if queue == "" {
+				continue
+			}
+			payload, err := json.Marshal(map[string]string{"queue": queue})
+			return &riverdriver.Notification{Topic: insertTopic, Payload: string(payload)}, err
+		case <-ctx.Done():
+			l.halt()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// halt ends the wait on the connection, so that it can be used for something else.
+func (l *pgListener) halt() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cancel != nil {
+		l.cancel()
+		if h := <-l.heard; h.err == nil {
+			l.kept = append(l.kept, h)
+		}
+		l.cancel = nil
+	}
+}
+
+// Listen adds a topic.
+func (l *pgListener) Listen(ctx context.Context, topic string) error {
+	l.halt()
+	return l.Listener.Listen(ctx, topic)
+}
+
+// Unlisten takes a topic away.
+func (l *pgListener) Unlisten(ctx context.Context, topic string) error {
+	l.halt()
+	return l.Listener.Unlisten(ctx, topic)
+}
+
+// Ping reaches for the server.
+func (l *pgListener) Ping(ctx context.Context) error {
+	l.halt()
+	return l.Listener.Ping(ctx)
+}
+
+// Close gives the connection up.
+func (l *pgListener) Close(ctx context.Context) error {
+	l.halt()
+	return l.Listener.Close(ctx)
 }
 
 const (

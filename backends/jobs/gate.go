@@ -1,7 +1,6 @@
 package jobs
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -9,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,13 +68,12 @@ func (s *Service) take(ctx context.Context, queue string, want int, owner string
 	if err != nil || !waiting {
 		return nil, err
 	}
-	var next time.Duration
+	f := fetch{s: s, queue: queue, q: q, owner: owner, want: want}
 	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
-		f := fetch{s: s, tx: tx, queue: queue, q: q, owner: owner, want: want}
+		f.tx = tx
 		if err := f.run(ctx); err != nil {
 			return err
 		}
-		next = f.next
 		if len(f.ids) == 0 {
 			return nil
 		}
@@ -90,10 +89,11 @@ func (s *Service) take(ctx context.Context, queue string, want int, owner string
 		return nil
 	})
 	if err != nil {
+		s.active.end(f.ids...)
 		return nil, fmt.Errorf("fetching jobs of the queue %s: %w", queue, err)
 	}
-	if next > 0 {
-		s.wake.pokeAt(time.Now().Add(next), queue)
+	if f.next > 0 {
+		s.wake.pokeAt(time.Now().Add(f.next), queue)
 	}
 	return jobs, nil
 }
@@ -144,8 +144,8 @@ func (f *fetch) run(ctx context.Context) error {
 		}
 		f.want = min(f.want, allowed)
 	}
-	for p := 1; p <= priorities && f.want > 0; p++ {
-		if err = f.serve(ctx, p); err != nil {
+	if f.want > 0 {
+		if err = f.serveAll(ctx); err != nil {
 			return err
 		}
 	}
@@ -173,54 +173,74 @@ func (f *fetch) lock(ctx context.Context) (paused bool, err error) {
 	return paused, nil
 }
 
-// count reads what runs. A single process that pushes has its own bound in the engine.
+// count finds out what runs: here by what is known, elsewhere by what is stored, where the end of a job
+// may be a quarter of a second late. A single process that pushes has its own bound in the engine.
 func (f *fetch) count(ctx context.Context) error {
 	if !f.s.q.pg && f.q.KeyConcurrency == 0 && !f.q.Pull {
 		return nil
 	}
-	f.running = map[string]int{}
-	rows, err := f.tx.QueryContext(ctx, "SELECT "+f.s.q.key+", count(*) FROM river_job j WHERE j.queue = $1 AND j.state = 'running' GROUP BY 1", f.queue)
+	f.running = f.s.active.of(f.queue)
+	rows, err := f.tx.QueryContext(ctx, "SELECT "+f.s.q.key+", count(*) FROM river_job j WHERE j.queue = $1 AND j.state = 'running' AND "+
+		f.s.q.owner+" <> $2 GROUP BY 1", f.queue, f.s.id)
 	if err != nil {
 		return fmt.Errorf("counting running jobs: %w", err)
 	}
 	defer func() { _ = rows.Close() }()
-	all := 0
 	for rows.Next() {
 		var key string
 		var n int
 		if err = rows.Scan(&key, &n); err != nil {
 			return fmt.Errorf("counting running jobs: %w", err)
 		}
-		f.running[key] = n
-		all += n
+		f.running[key] += n
 	}
-	f.want = min(f.want, f.q.Concurrency-all)
+	free := f.q.Concurrency
+	for _, n := range f.running {
+		free -= n
+	}
+	f.want = min(f.want, free)
 	return rows.Err()
 }
 
-// serve fills the slots from one priority: the keys after the one that was served last, then those
-// before it.
-func (f *fetch) serve(ctx context.Context, priority int) error {
-	at := turn{f.queue, priority}
-	f.s.gate.mu.Lock()
-	cursor := f.s.gate.cursors[at]
-	f.s.gate.mu.Unlock()
-	after, err := f.lanes(ctx, priority, ">", cursor)
+// serveAll fills the slots, the first priority first. In each the keys take turns: after the one that
+// was served last come those behind it, then those before it.
+func (f *fetch) serveAll(ctx context.Context) error {
+	all, whole, err := f.waiting(ctx)
 	if err != nil {
 		return err
 	}
-	all := after
-	if len(all) < maxLanes {
-		// From the beginning; what stands behind the cursor is there already.
-		before, err := f.lanes(ctx, priority, ">=", "")
+	for p := 1; p <= priorities && f.want > 0; p++ {
+		at := turn{f.queue, p}
+		f.s.gate.mu.Lock()
+		cursor, begun := f.s.gate.cursors[at]
+		f.s.gate.mu.Unlock()
+		keys := all[p]
+		if !whole {
+			// More keys than one look takes in: those from the cursor on, so that all get their turn.
+			if keys, err = f.keysAfter(ctx, p, cursor); err != nil {
+				return err
+			}
+		}
+		if i := slices.IndexFunc(keys, func(k string) bool { return k > cursor }); begun && i > 0 {
+			keys = slices.Concat(keys[i:], keys[:i])
+		}
+		if err = f.serve(ctx, at, keys); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serve fills the slots from one priority, whose keys stand in the order of their turns.
+func (f *fetch) serve(ctx context.Context, at turn, keys []string) error {
+	var all []lane
+	for _, key := range keys {
+		room, err := f.room(ctx, key)
 		if err != nil {
 			return err
 		}
-		for _, l := range before {
-			if len(after) > 0 && l.key == after[0].key {
-				break
-			}
-			all = append(all, l)
+		if room > 0 {
+			all = append(all, lane{key, room})
 		}
 	}
 	for range gateRounds {
@@ -228,7 +248,7 @@ func (f *fetch) serve(ctx context.Context, priority int) error {
 			return nil
 		}
 		asked := share(all, f.want)
-		got, err := f.claim(ctx, priority, asked)
+		got, err := f.claim(ctx, at.priority, asked)
 		if err != nil {
 			return err
 		}
@@ -264,47 +284,70 @@ func share(all []lane, slots int) []lane {
 	return shares
 }
 
-// lanes are the keys with due jobs that may start, in their order from the cursor on.
-func (f *fetch) lanes(ctx context.Context, priority int, op, cursor string) ([]lane, error) {
-	seek := func(op, from string) string {
-		return `SELECT ` + f.s.q.key + ` FROM river_job j WHERE j.queue = $1 AND j.state = 'available' AND j.priority = $2
-			AND ` + f.s.q.key + ` ` + op + ` ` + from + ` AND j.scheduled_at <= ` + f.s.q.now + ` ORDER BY ` + f.s.q.key + ` LIMIT 1`
-	}
-	column, text := "k", "$3"
-	if f.s.q.pg {
-		column, text = `k COLLATE "C"`, "$3::text"
-	}
-	//nolint:gosec // the pieces are constants, values are parameters
-	rows, err := f.tx.QueryContext(ctx, `WITH RECURSIVE lane(k) AS (
-		SELECT * FROM (`+seek(op, text)+`) AS head
+// due is the start of a query for the first due job of the queue $1 behind something.
+func (f *fetch) due(column string) string {
+	return `SELECT ` + column + ` FROM river_job j WHERE j.queue = $1 AND j.state = 'available' AND j.scheduled_at <= ` + f.s.q.now + ` AND `
+}
+
+// waiting are the keys with due jobs by priority, in their order. It hops from key to key in the index,
+// so its cost does not depend on the number of jobs. whole is false if there are more.
+func (f *fetch) waiting(ctx context.Context) (all [priorities + 1][]string, whole bool, err error) {
+	key, of := f.s.q.key, strings.ReplaceAll(f.s.q.key, "j.", "n.")
+	rows, err := f.tx.QueryContext(ctx, `WITH RECURSIVE lane(p, k) AS (
+		SELECT * FROM (`+f.due("j.priority, "+key)+`j.priority > 0 ORDER BY j.priority, `+key+` LIMIT 1) AS head
 		UNION ALL
-		SELECT (`+seek(">", "lane."+column)+`) FROM lane WHERE lane.k IS NOT NULL)
-		SELECT k FROM lane WHERE k IS NOT NULL LIMIT $4`, f.queue, priority, cursor, maxLanes)
+		SELECT n.priority, `+of+` FROM lane JOIN river_job n ON n.id = coalesce(
+			(`+f.due("j.id")+`j.priority = lane.p AND `+key+` > lane.k ORDER BY `+key+` LIMIT 1),
+			(`+f.due("j.id")+`j.priority > lane.p ORDER BY j.priority, `+key+` LIMIT 1)))
+		SELECT p, k FROM lane LIMIT $2`, f.queue, maxLanes)
 	if err != nil {
-		return nil, fmt.Errorf("reading the keys that wait: %w", err)
+		return all, false, fmt.Errorf("reading the keys that wait: %w", err)
 	}
-	var keys []string
-	for rows.Next() {
-		var key string
-		if err = rows.Scan(&key); err != nil {
+	defer func() { _ = rows.Close() }()
+	n := 0
+	for ; rows.Next(); n++ {
+		var p int
+		var k string
+		if err = rows.Scan(&p, &k); err != nil {
+			return all, false, fmt.Errorf("reading the keys that wait: %w", err)
+		}
+		if p <= priorities {
+			all[p] = append(all[p], k)
+		}
+	}
+	return all, n < maxLanes, rows.Err()
+}
+
+// keysAfter are some keys of one priority, from the cursor on and then from the beginning.
+func (f *fetch) keysAfter(ctx context.Context, priority int, cursor string) ([]string, error) {
+	key := f.s.q.key
+	lane := "lane.k"
+	if f.s.q.pg {
+		lane = `lane.k COLLATE "C"`
+	}
+	from := func(op, cursor string) (keys []string, err error) {
+		keys, err = column[string](f.tx.QueryContext(ctx, `WITH RECURSIVE lane(k) AS (
+			SELECT * FROM (`+f.due(key)+`j.priority = $2 AND `+key+` `+op+` $3`+f.s.q.cast("text")+` ORDER BY `+key+` LIMIT 1) AS head
+			UNION ALL
+			SELECT (`+f.due(key)+`j.priority = $2 AND `+key+` > `+lane+` ORDER BY `+key+` LIMIT 1) FROM lane WHERE lane.k IS NOT NULL)
+			SELECT k FROM lane WHERE k IS NOT NULL LIMIT $4`, f.queue, priority, cursor, maxLanes))
+		if err != nil {
+			return nil, fmt.Errorf("reading the keys that wait: %w", err)
+		}
+		return keys, nil
+	}
+	keys, err := from(">", cursor)
+	if err != nil || len(keys) == maxLanes {
+		return keys, err
+	}
+	first, err := from(">=", "")
+	for _, k := range first {
+		if slices.Contains(keys, k) {
 			break
 		}
-		keys = append(keys, key)
+		keys = append(keys, k)
 	}
-	if err = cmp.Or(err, rows.Err(), rows.Close()); err != nil {
-		return nil, fmt.Errorf("reading the keys that wait: %w", err)
-	}
-	var all []lane
-	for _, key := range keys {
-		room, err := f.room(ctx, key)
-		if err != nil {
-			return nil, err
-		}
-		if room > 0 {
-			all = append(all, lane{key, room})
-		}
-	}
-	return all, nil
+	return keys, err
 }
 
 // room is how many jobs of the key may start, by the bounds of a key. Jobs without one have none.
@@ -342,7 +385,9 @@ func (f *fetch) claim(ctx context.Context, priority int, lanes []lane) (map[stri
 				return err
 			}
 			f.ids = append(f.ids, id)
-			got[key]++
+			if got[key]++; f.owner == f.s.id {
+				f.s.active.begin(id, turnOf{f.queue, key})
+			}
 			if f.running != nil {
 				f.running[key]++
 			}

@@ -102,6 +102,31 @@ func TestKeysTakeTurns(t *testing.T) {
 	}
 }
 
+func TestThousandsOfKeysTakeTurns(t *testing.T) {
+	s := still(t, Config{Queues: map[string]Queue{"q": {Pull: true}}})
+	var orders []order
+	const keys = maxLanes + 200
+	for i := range 2 * keys {
+		o := order{queue: "q", args: pushArgs{Body: []byte("1"), Key: fmt.Sprint("key", i%keys)}}
+		o.opts.Queue, o.opts.MaxAttempts, o.opts.Priority = "q", 3, 2
+		orders = append(orders, o)
+	}
+	if _, err := s.insertAll(t.Context(), orders); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]int{}
+	for range keys / 89 {
+		for key, n := range started(t, s, 89) {
+			if all[key] += n; all[key] > 1 {
+				t.Fatalf("%s has a second turn after %d keys", key, len(all))
+			}
+		}
+	}
+	if len(all) < keys-89 {
+		t.Errorf("%d keys had a turn", len(all))
+	}
+}
+
 // fast is breakers that let everything pass.
 func fast() *breakers {
 	return &breakers{all: map[string]*breaker{"http://127.0.0.1:1": {limit: fullSpeed, last: time.Now().Add(time.Hour)}}}

@@ -1,11 +1,13 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -145,18 +147,19 @@ func (s *Service) wakeFor(queue string, at time.Time) {
 func (s *Service) insertOrders(ctx context.Context, tx *sql.Tx, orders []order) ([]inserted, error) {
 	all := make([]inserted, len(orders))
 	var plain []river.InsertManyParams
-	var at []int
+	var at, keyed []int
 	for i := range orders {
 		o := &orders[i]
 		if o.args.UniqueKey == "" && o.idempotency == nil {
-			p, err := insertParams(o.args, o.opts)
-			if err != nil {
-				return nil, err
-			}
-			plain, at = append(plain, p), append(at, i)
+			plain, at = append(plain, insertParams(o.args, o.opts)), append(at, i)
 			continue
 		}
-		got, err := s.insertOne(ctx, tx, o)
+		keyed = append(keyed, i)
+	}
+	// In one order everywhere: two instances with the same keys must not wait for each other.
+	slices.SortStableFunc(keyed, func(a, b int) int { return cmp.Compare(orders[a].rank(), orders[b].rank()) })
+	for _, i := range keyed {
+		got, err := s.insertOne(ctx, tx, &orders[i])
 		if err != nil {
 			return nil, err
 		}
@@ -170,6 +173,15 @@ func (s *Service) insertOrders(ctx context.Context, tx *sql.Tx, orders []order) 
 		all[i] = inserted{id: ids[n], state: orders[i].state()}
 	}
 	return all, nil
+}
+
+// rank orders what locks rows by the rows.
+func (o *order) rank() string {
+	rank := "\x00" + o.args.UniqueKey + "\x00" + o.queue
+	if o.idempotency != nil {
+		rank = o.idempotency.key + "\x00" + o.idempotency.scope + rank
+	}
+	return rank
 }
 
 // state is that of the order's job when it is inserted.
@@ -213,11 +225,7 @@ func (s *Service) insertOne(ctx context.Context, tx *sql.Tx, o *order) (got inse
 
 // insertTx puts one job into tx.
 func (s *Service) insertTx(ctx context.Context, tx *sql.Tx, args river.JobArgs, opts river.InsertOpts) (int64, error) {
-	p, err := insertParams(args, opts)
-	if err != nil {
-		return 0, err
-	}
-	ids, err := s.insertMany(ctx, tx, []river.InsertManyParams{p})
+	ids, err := s.insertMany(ctx, tx, []river.InsertManyParams{insertParams(args, opts)})
 	if err != nil {
 		return 0, err
 	}
@@ -226,7 +234,7 @@ func (s *Service) insertTx(ctx context.Context, tx *sql.Tx, args river.JobArgs, 
 
 // insertParams is a job in the engine's terms. The tenant's key stands in the metadata, where the
 // fetch has an index on it.
-func insertParams(args river.JobArgs, opts river.InsertOpts) (river.InsertManyParams, error) {
+func insertParams(args river.JobArgs, opts river.InsertOpts) river.InsertManyParams {
 	if push, ok := args.(pushArgs); ok {
 		if metadata := metadataOf(&push); metadata != nil {
 			opts.Metadata = metadata
@@ -236,7 +244,7 @@ func insertParams(args river.JobArgs, opts river.InsertOpts) (river.InsertManyPa
 		}
 		args = push
 	}
-	return river.InsertManyParams{Args: args, InsertOpts: &opts}, nil
+	return river.InsertManyParams{Args: args, InsertOpts: &opts}
 }
 
 // insertMany puts jobs into tx and returns their ids. One that is due within seconds is made
@@ -249,12 +257,12 @@ func (s *Service) insertMany(ctx context.Context, tx *sql.Tx, params []river.Ins
 	if err != nil {
 		return nil, fmt.Errorf("inserting jobs: %w", err)
 	}
-	ids := make([]int64, len(rows))
-	var soon []int64
-	for i, row := range rows {
-		ids[i] = row.Job.ID
-		if at := params[i].InsertOpts.ScheduledAt; !at.IsZero() && time.Until(at) < scheduleAhead {
-			soon = append(soon, row.Job.ID)
+	var ids, soon []int64
+	for i, p := range params {
+		id := rows[i].Job.ID
+		ids = append(ids, id)
+		if at := p.InsertOpts.ScheduledAt; !at.IsZero() && time.Until(at) < scheduleAhead {
+			soon = append(soon, id)
 		}
 	}
 	if len(soon) == 0 {

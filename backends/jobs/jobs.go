@@ -72,6 +72,7 @@ type Service struct {
 	gate     gate
 	group    group
 	breakers *breakers
+	active   *active
 	apiState
 	running atomic.Bool
 
@@ -137,7 +138,7 @@ func New(c Config, d Deps) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), queues: c.queues(), targets: newAllowList(c), signer: sign, http: newPushClient(),
+		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), active: newActive(), queues: c.queues(), targets: newAllowList(c), signer: sign, http: newPushClient(),
 		wake: newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
 	}
 	s.gate.cursors = map[turn]string{}

@@ -139,7 +139,6 @@ func (s *Service) tidy(ctx context.Context) error {
 	for name, q := range s.queues {
 		if q.Pull {
 			// The engine forgets a queue that none of its fetchers keeps, and with it that it is paused.
-			//nolint:gosec // the pieces are constants, values are arguments
 			_, err = s.db.Write.ExecContext(ctx, "UPDATE river_queue SET updated_at = "+s.q.now+" WHERE name = $1 AND updated_at < "+s.q.ago("$2"),
 				name, keepQueue.Milliseconds())
 			if err != nil {
@@ -158,7 +157,6 @@ func (d dialect) stray() string {
 }
 
 func (s *Service) strays(ctx context.Context) (found []lapsed, err error) {
-	//nolint:gosec // the pieces are constants, values are arguments
 	rows, err := s.db.Read.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+s.q.stray()+" LIMIT 1000", s.q.time(time.Now().Add(-strayAfter)))
 	if err != nil {
 		return nil, fmt.Errorf("looking for jobs without a lease: %w", err)

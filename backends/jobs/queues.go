@@ -165,7 +165,6 @@ func (s *Service) counts(ctx context.Context, queue string) (map[string]map[stri
 	if queue != "" {
 		where, args = where+" AND j.queue = $1", []any{queue}
 	}
-	//nolint:gosec // the pieces are constants, values are arguments
 	rows, err := s.db.Read.QueryContext(ctx, `
 		SELECT 1, j.queue, `+s.q.state()+`, count(*) FROM river_job j`+where+` GROUP BY j.state, j.queue
 		UNION ALL SELECT 2, j.queue, `+s.q.userState()+`, count(*) FROM river_job j`+where+` AND j.state = 'scheduled' GROUP BY 2, 3

@@ -172,6 +172,7 @@ func adopt(ctx context.Context, db *sqldb.DB) (n int64, err error) {
 // JobSetStateIfRunningMany ends jobs, but only those that this instance still owns: one that was
 // thought dead, and woke up, must not end what another has started since.
 func (e executor) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.JobSetStateIfRunningManyParams) (rows []*rivertype.JobRow, err error) {
+	e.s.active.end(p.ID...)
 	if !e.s.q.pg {
 		return e.Executor.JobSetStateIfRunningMany(ctx, p)
 	}
@@ -205,21 +206,16 @@ func (s *Service) owned(ctx context.Context, tx *sql.Tx, ids []int64) (map[int64
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+s.q.ids("j.id", "$1")+
-		" AND j.state = 'running' AND "+s.q.owner+" = $2 ORDER BY j.id FOR UPDATE", string(list), s.id)
+	mine, err := column[int64](tx.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+s.q.ids("j.id", "$1")+
+		" AND j.state = 'running' AND "+s.q.owner+" = $2 ORDER BY j.id FOR UPDATE", string(list), s.id))
 	if err != nil {
 		return nil, fmt.Errorf("reading who runs jobs: %w", err)
 	}
-	defer func() { _ = rows.Close() }()
-	owned := make(map[int64]bool, len(ids))
-	for rows.Next() {
-		var id int64
-		if err = rows.Scan(&id); err != nil {
-			return nil, fmt.Errorf("reading who runs jobs: %w", err)
-		}
+	owned := make(map[int64]bool, len(mine))
+	for _, id := range mine {
 		owned[id] = true
 	}
-	return owned, rows.Err()
+	return owned, nil
 }
 
 // split parts the jobs that are owned from the others.

@@ -1,6 +1,9 @@
 package jobs
 
-import "time"
+import (
+	"database/sql"
+	"time"
+)
 
 // What this file adds to the dialect is what the HTTP API reads and changes on the engine's table.
 
@@ -64,3 +67,19 @@ const callbackDue = `j.finalized_at IS NOT NULL AND j.metadata ->> 'callback' = 
 
 // forUpdate locks the rows that a SELECT reads. SQLite has one writer, which needs no lock.
 func (d dialect) forUpdate() string { return d.pick("", " FOR UPDATE") }
+
+// column reads the one column of a query and closes its rows.
+func column[T any](rows *sql.Rows, err error) (all []T, _ error) {
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var v T
+		if err = rows.Scan(&v); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, rows.Err()
+}

@@ -1,7 +1,6 @@
 package jobs
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"embed"
@@ -195,25 +194,13 @@ func (s *Service) delete(ctx context.Context, f full, condition string, args ...
 	for range sweepRounds {
 		n := 0
 		err := s.db.InTx(ctx, func(tx *sql.Tx) error {
-			//nolint:gosec // the pieces are constants, values are parameters
-			rows, err := tx.QueryContext(ctx, `DELETE FROM river_job WHERE id IN (
+			ids, err := column[int64](tx.QueryContext(ctx, `DELETE FROM river_job WHERE id IN (
 				SELECT j.id FROM river_job j WHERE j.queue = $1 AND j.state = $2`+s.q.cast("river_job_state")+` AND `+condition+`
 					AND coalesce(j.metadata ->> 'callback', '') <> 'due' AND NOT EXISTS (
 					SELECT 1 FROM jobs_keys k WHERE k.job_id = j.id AND `+s.q.remembered()+`)
 				ORDER BY j.finalized_at LIMIT `+strconv.Itoa(sweepBatch)+`)
-				AND state IN ('completed', 'discarded', 'cancelled') RETURNING id`, args...)
-			if err != nil {
-				return err
-			}
-			var ids []int64
-			for rows.Next() {
-				var id int64
-				if err = rows.Scan(&id); err != nil {
-					break
-				}
-				ids = append(ids, id)
-			}
-			if err = cmp.Or(err, rows.Err(), rows.Close()); err != nil || len(ids) == 0 {
+				AND state IN ('completed', 'discarded', 'cancelled') RETURNING id`, args...))
+			if err != nil || len(ids) == 0 {
 				return err
 			}
 			n = len(ids)

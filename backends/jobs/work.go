@@ -73,6 +73,7 @@ func (w *pushWorker) NextRetry(job *river.Job[pushArgs]) time.Time {
 }
 
 func (w *pushWorker) Work(ctx context.Context, job *river.Job[pushArgs]) error {
+	defer w.s.active.end(job.ID)
 	expires := w.s.expires(job)
 	if !expires.IsZero() && time.Now().After(expires) {
 		return answer(ctx, job.JobRow, refused{errTooOld})
@@ -112,6 +113,7 @@ func (w *callWorker) NextRetry(job *river.Job[callArgs]) time.Time {
 }
 
 func (w *callWorker) Work(ctx context.Context, job *river.Job[callArgs]) error {
+	defer w.s.active.end(job.ID)
 	work := w.s.worker(job.Args.Name)
 	if work == nil {
 		return river.JobSnooze(noWorkerYet)

@@ -45,10 +45,12 @@ func examineTogether(t *testing.T, c redisconn.Config) {
 }
 
 func TestExamineOnRedis(t *testing.T) {
+	t.Parallel()
 	examineTogether(t, redisconn.Config{Addresses: []string{redistest.Start(t).URL()}})
 }
 
 func TestExamineOnARedisCluster(t *testing.T) {
+	t.Parallel()
 	examineTogether(t, redisconn.Config{Addresses: redistest.StartCluster(t).URLs()})
 }
 
