@@ -306,6 +306,7 @@ func (s *Service) resumeQueue(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.wake.look()
 	s.bells.ring(name)
+	s.schedules.wake() // for the ticks that waited
 	return s.writeQueue(w, r, name, false)
 }
 

@@ -102,6 +102,10 @@ func TestFencesOutliveTheServer(t *testing.T) {
 		}
 		<-killed
 		s.Restart()
+		pgtest.Await(t, "the connections from before the kill are found out", func() error {
+			_, err := store.List(t.Context(), 0, 1, start)
+			return err
+		})
 		for fence, name := range seen {
 			if l, err := store.Get(t.Context(), name, start); err != nil || l.Fence != fence {
 				t.Fatalf("lock %s has fence %d (%v), want %d", name, l.Fence, err, fence)
