@@ -36,21 +36,7 @@ const (
 
 // Prepare brings the engine's tables and ours to their newest version. It may be repeated.
 func Prepare(ctx context.Context, db *sqldb.DB, log *slog.Logger) error {
-	var engine riverdriver.Driver[*sql.Tx] = riversqlite.New(db.Write)
-	if db.Postgres() {
-		engine = riverdatabasesql.New(db.Write)
-	}
-	m, err := rivermigrate.New(engine, &rivermigrate.Config{Logger: slog.New(newQuiet(log.Handler()))})
-	if err != nil {
-		return fmt.Errorf("reading the migrations of the jobs engine: %w", err)
-	}
-	err = db.Alone(ctx, "jobs engine", func() error {
-		if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-			return fmt.Errorf("migrating the tables of the jobs engine: %w", err)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := prepareEngine(ctx, db, log); err != nil {
 		return err
 	}
 	files, err := fs.Sub(migrations, "migrations")
@@ -65,6 +51,24 @@ func Prepare(ctx context.Context, db *sqldb.DB, log *slog.Logger) error {
 			if _, err := db.Write.ExecContext(ctx, index); err != nil {
 				return fmt.Errorf("making an index of the jobs: %w", err)
 			}
+		}
+		return nil
+	})
+}
+
+// prepareEngine brings the engine's own tables to their newest version.
+func prepareEngine(ctx context.Context, db *sqldb.DB, log *slog.Logger) error {
+	var engine riverdriver.Driver[*sql.Tx] = riversqlite.New(db.Write)
+	if db.Postgres() {
+		engine = riverdatabasesql.New(db.Write)
+	}
+	m, err := rivermigrate.New(engine, &rivermigrate.Config{Logger: slog.New(newQuiet(log.Handler()))})
+	if err != nil {
+		return fmt.Errorf("reading the migrations of the jobs engine: %w", err)
+	}
+	return db.Alone(ctx, "jobs engine", func() error {
+		if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
+			return fmt.Errorf("migrating the tables of the jobs engine: %w", err)
 		}
 		return nil
 	})
