@@ -57,13 +57,16 @@ func newShareRun(t *testing.T, queue map[string]any) *shareRun {
 	return r
 }
 
-// put enqueues n jobs of a key, whose payload begins with word.
+// put enqueues n jobs of a key, if one is given, whose payload begins with word.
 func (r *shareRun) put(t *testing.T, key, word string, n int) {
 	t.Helper()
+	if key != "" {
+		key = `"key":"` + key + `",`
+	}
 	for from := 0; from < n; from += 1000 {
 		var b strings.Builder
 		for i := from; i < min(from+1000, n); i++ {
-			_, _ = fmt.Fprintf(&b, `,{"queue":"q","key":%q,"payload":"%s %d"}`, key, word, i)
+			_, _ = fmt.Fprintf(&b, `,{"queue":"q",%s"payload":"%s %d"}`, key, word, i)
 		}
 		status, answer := call(t, http.MethodPost, "http://127.0.0.1:"+r.ports[from/1000%3]+"/jobs/batch", "", `{"jobs":[`+b.String()[1:]+`]}`)
 		if status != http.StatusAccepted {
