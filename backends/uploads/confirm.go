@@ -142,10 +142,12 @@ func (s *Service) discard(ctx context.Context, f *file) bool {
 type job struct {
 	ID   string `json:"id"`
 	ETag string `json:"etag"`
+	// Confirmed is when the job was made. Zero in jobs of earlier versions.
+	Confirmed time.Time `json:"confirmed,omitzero"`
 }
 
 func (s *Service) enqueue(ctx context.Context, tx *sql.Tx, id, etag string) error {
-	payload, err := json.Marshal(job{id, etag})
+	payload, err := json.Marshal(job{id, etag, s.Now()})
 	if err != nil {
 		return fmt.Errorf("encoding a job: %w", err)
 	}

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/objects"
@@ -21,6 +23,18 @@ type unreadable struct{ error }
 
 // Permanent makes the queue give the job up.
 func (unreadable) Permanent() bool { return true }
+
+// elsewhereTime is how long the queue looks for the instance that has an object.
+const elsewhereTime = 10 * time.Minute
+
+// elsewhere is the error of a job that another instance must do: instances that share a database have
+// each its own disk, and the one that took the upload may not be the one that got the job.
+type elsewhere struct{ error }
+
+// RetryAfter makes the queue offer the job again, without using an attempt.
+func (elsewhere) RetryAfter() time.Duration {
+	return 100*time.Millisecond + rand.N(400*time.Millisecond)
+}
 
 // process is the worker of jobKind. It may run again, also at the same time: whatever it finds, it
 // changes only an upload that is processing the object that was confirmed.
@@ -40,6 +54,8 @@ func (s *Service) process(ctx context.Context, payload []byte) error {
 	switch {
 	case err != nil:
 		return err
+	case reason == objectMissing && s.DB.Postgres() && s.Now().Sub(j.Confirmed) < elsewhereTime:
+		return elsewhere{errors.New("the object is not on this instance's disk")}
 	case reason != "":
 		_, err = s.reject(ctx, f, reason)
 	default:

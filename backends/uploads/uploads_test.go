@@ -114,6 +114,17 @@ func testJobLooksAtTheConfirmedObject(t *testing.T, url string) {
 	t.Run("missing", func(t *testing.T) {
 		tk := confirmed()
 		noError(t, b.disk.Delete(t.Context(), tk.Key))
+		if b.db.Postgres() { // another instance may have it
+			later, ok := errors.AsType[interface {
+				error
+				RetryAfter() time.Duration
+			}](b.queue.drain(t.Context()))
+			if !ok || later.RetryAfter() <= 0 || b.state("ann", tk) != "processing" {
+				t.Errorf("got %v, state %s, want the job to be offered again", later, b.state("ann", tk))
+			}
+			b.at(11 * time.Minute)
+			defer b.at(0)
+		}
 		b.work(t)
 		if reason(tk) != "object-missing" {
 			t.Errorf("reason %v", reason(tk))
