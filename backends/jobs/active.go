@@ -5,15 +5,18 @@ import "sync"
 // active is what this instance runs. The engine stores the ends of jobs in batches, up to a quarter of
 // a second late, so its rows alone would keep slots taken that are free.
 type active struct {
-	mu   sync.Mutex
-	jobs map[int64]turnOf
-	all  map[turnOf]int
+	mu    sync.Mutex
+	short map[string]bool // queues whose last fetch left jobs waiting, for want of room
+	jobs  map[int64]turnOf
+	all   map[turnOf]int
 }
 
 // turnOf is the queue and the tenant's key of a job.
 type turnOf struct{ queue, key string }
 
-func newActive() *active { return &active{jobs: map[int64]turnOf{}, all: map[turnOf]int{}} }
+func newActive() *active {
+	return &active{short: map[string]bool{}, jobs: map[int64]turnOf{}, all: map[turnOf]int{}}
+}
 
 // begin counts a job that was fetched.
 func (a *active) begin(id int64, t turnOf) {
@@ -52,4 +55,23 @@ func (a *active) of(queue string) map[string]int {
 		}
 	}
 	return running
+}
+
+// leave notes whether the last fetch of the queue left jobs waiting.
+func (a *active) leave(queue string, waiting bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.short[queue] = waiting
+}
+
+// freed is called when a job has been worked on. The engine looks for the next one by itself only if
+// the last fetch filled all its slots, which the bounds of keys and targets may have kept it from.
+func (s *Service) freed(id int64, queue string) {
+	s.active.end(id)
+	s.active.mu.Lock()
+	waiting := s.active.short[queue]
+	s.active.mu.Unlock()
+	if waiting {
+		s.wake.poke(queue)
+	}
 }

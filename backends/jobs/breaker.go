@@ -20,6 +20,8 @@ const (
 	idleAfter = time.Minute
 	// idleStart is how many pushes a target gets at first after a silence.
 	idleStart = 4
+	// growEvery is how often the number of pushes at once doubles while all of them are under way.
+	growEvery = time.Second
 	// fullSpeed is the number of pushes at once from which on the start is over.
 	fullSpeed = 1024
 	// maxTargets bounds the memory; targets beyond it have no breaker.
@@ -40,6 +42,7 @@ type breaker struct {
 	until    time.Time
 	inFlight int
 	limit    int // of inFlight
+	grown    time.Time
 	last     time.Time
 }
 
@@ -72,11 +75,15 @@ func (b *breakers) of(target string, now time.Time) *breaker {
 				return nil
 			}
 		}
-		t = &breaker{limit: idleStart, last: now}
+		t = &breaker{limit: idleStart, grown: now, last: now}
 		b.all[origin] = t
 	}
 	if t.inFlight == 0 && t.pause == 0 && now.Sub(t.last) > idleAfter {
-		t.limit = idleStart
+		t.limit, t.grown = idleStart, now
+	}
+	// Long jobs say late that all is well: while nothing fails, time says it too.
+	if t.pause == 0 && t.failures == 0 && t.inFlight >= t.limit && now.Sub(t.grown) >= growEvery {
+		t.limit, t.grown = min(2*t.limit, fullSpeed), now
 	}
 	return t
 }

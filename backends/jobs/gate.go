@@ -61,11 +61,10 @@ func (e executor) JobGetAvailable(ctx context.Context, p *riverdriver.JobGetAvai
 // take starts up to want waiting jobs of the queue in the name of owner.
 func (s *Service) take(ctx context.Context, queue string, want int, owner string) (jobs []*rivertype.JobRow, err error) {
 	q := s.settings(queue)
-	if want = s.breakers.room(q.Target, want); want <= 0 {
-		return nil, nil
-	}
+	slots := want
 	waiting, err := s.anyWaiting(ctx, queue)
-	if err != nil || !waiting {
+	s.active.leave(queue, waiting)
+	if want = s.breakers.room(q.Target, want); want <= 0 || err != nil || !waiting {
 		return nil, err
 	}
 	f := fetch{s: s, queue: queue, q: q, owner: owner, want: want}
@@ -92,7 +91,8 @@ func (s *Service) take(ctx context.Context, queue string, want int, owner string
 		s.active.end(f.ids...)
 		return nil, fmt.Errorf("fetching jobs of the queue %s: %w", queue, err)
 	}
-	if f.next > 0 {
+	s.active.leave(queue, len(f.ids) < slots)
+	if f.next > 0 && f.next < fetchPoll { // later ones are found by polling
 		s.wake.pokeAt(time.Now().Add(f.next), queue)
 	}
 	return jobs, nil
@@ -174,11 +174,8 @@ func (f *fetch) lock(ctx context.Context) (paused bool, err error) {
 }
 
 // count finds out what runs: here by what is known, elsewhere by what is stored, where the end of a job
-// may be a quarter of a second late. A single process that pushes has its own bound in the engine.
+// may be a quarter of a second late.
 func (f *fetch) count(ctx context.Context) error {
-	if !f.s.q.pg && f.q.KeyConcurrency == 0 && !f.q.Pull {
-		return nil
-	}
 	f.running = f.s.active.of(f.queue)
 	rows, err := f.tx.QueryContext(ctx, "SELECT "+f.s.q.key+", count(*) FROM river_job j WHERE j.queue = $1 AND j.state = 'running' AND "+
 		f.s.q.owner+" <> $2 GROUP BY 1", f.queue, f.s.id)
@@ -224,8 +221,15 @@ func (f *fetch) serveAll(ctx context.Context) error {
 		if i := slices.IndexFunc(keys, func(k string) bool { return k > cursor }); begun && i > 0 {
 			keys = slices.Concat(keys[i:], keys[:i])
 		}
+		before := len(f.ids)
 		if err = f.serve(ctx, at, keys); err != nil {
 			return err
+		}
+		if !whole && len(f.ids) == before && len(keys) > 0 {
+			// None of these may start now: the next look is at those behind them.
+			f.s.gate.mu.Lock()
+			f.s.gate.cursors[at] = keys[len(keys)-1]
+			f.s.gate.mu.Unlock()
 		}
 	}
 	return nil

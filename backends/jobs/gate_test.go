@@ -1,14 +1,19 @@
 package jobs
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/riverqueue/river"
 
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivertype"
@@ -339,5 +344,43 @@ func TestWhoSleptEndsNothing(t *testing.T) {
 	})
 	if err != nil || state != "running" || owner != other.id {
 		t.Errorf("the job is %s by %s, %v, want it to run on", state, owner, err)
+	}
+}
+
+// TestAFreedSlotIsFilledAtOnce has one key that may run one job at a time: each end must start the next,
+// not the poll of twice a second.
+func TestAFreedSlotIsFilledAtOnce(t *testing.T) {
+	const n = 40
+	done := make(chan struct{}, n)
+	sink := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { done <- struct{}{} }))
+	defer sink.Close()
+	c := Config{Queues: map[string]Queue{"q": {Target: sink.URL, KeyConcurrency: 1}}}
+	h := open(t, t.TempDir())
+	opened, err := c.Open(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := opened.(*Service)
+	fill(t, s, "one", n)
+	ctx, stop := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	run.Go(func() { _ = s.Run(ctx) })
+	defer run.Wait()
+	defer stop()
+	for i := range n {
+		select {
+		case <-done:
+		case <-time.After(n * fetchPoll / 2):
+			t.Fatalf("%d of %d jobs ran", i, n)
+		}
+	}
+}
+
+// TestALeaseIsNotTakenForStuck asks as the engine does when it looks for jobs that run too long.
+func TestALeaseIsNotTakenForStuck(t *testing.T) {
+	s := still(t, Config{Queues: map[string]Queue{"q": {Pull: true, Timeout: 1000}}})
+	row := &rivertype.JobRow{Queue: "q", AttemptedBy: []string{"earlier", pullOwner + "worker"}}
+	if d := (&pushWorker{s: s}).Timeout(&river.Job[pushArgs]{JobRow: row}); d != -1 {
+		t.Errorf("got %s, want none", d)
 	}
 }

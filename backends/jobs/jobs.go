@@ -213,9 +213,23 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Run works the queues until ctx ends. Then it fetches no more, lets running jobs finish for
 // Deps.StopTime, cancels the rest, which go back to their queue without losing an attempt, and returns.
 func (s *Service) Run(ctx context.Context) error {
-	if err := s.beat(ctx); err != nil && ctx.Err() == nil {
-		return err
+	// Nobody may see a job of an instance that has not said that it is alive.
+	for err := s.beat(ctx); err != nil; err = s.beat(ctx) {
+		s.log.Error("the jobs wait for the database", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(beatEvery):
+		}
 	}
+	var loops sync.WaitGroup
+	alive, stopBeating := context.WithCancel(context.WithoutCancel(ctx)) // also while running jobs are drained
+	loops.Go(func() { s.beatLoop(alive) })
+	defer func() {
+		stopBeating()
+		loops.Wait()
+		s.retire(alive)
+	}()
 	again, unsubscribe := s.river.Subscribe(river.EventKindJobCompleted, river.EventKindJobCancelled, river.EventKindJobFailed, river.EventKindJobSnoozed, river.EventKindJobInterrupted)
 	if err := s.river.Start(ctx); err != nil {
 		unsubscribe()
@@ -229,9 +243,6 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	s.running.Store(true)
 	s.Poke() // for what was committed while the fetchers started
-	var loops sync.WaitGroup
-	alive, stopBeating := context.WithCancel(context.WithoutCancel(ctx)) // also while running jobs are drained
-	loops.Go(func() { s.beatLoop(alive) })
 	loops.Go(func() { s.sweepLoop(ctx) })
 	loops.Go(func() { s.leaseLoop(ctx) })
 	loops.Go(func() { s.callbackLoop(ctx) })
@@ -240,9 +251,6 @@ func (s *Service) Run(ctx context.Context) error {
 	<-s.river.Stopped()
 	s.running.Store(false)
 	unsubscribe()
-	stopBeating()
-	loops.Wait()
-	s.retire(alive)
 	return nil
 }
 

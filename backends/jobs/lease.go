@@ -201,8 +201,11 @@ func (s *Service) giveBack(ctx context.Context, leases []Lease) {
 	err := s.db.InTx(ctx, func(tx *sql.Tx) error {
 		for _, l := range leases {
 			held, err := s.dropTx(ctx, tx, l.row.ID, l.Fence)
-			if err != nil || !held {
+			if err != nil {
 				return err
+			}
+			if !held {
+				continue // another has ended this one
 			}
 			if err = s.backTx(ctx, tx, l.row.ID, l.row.Attempt); err != nil {
 				return err

@@ -59,7 +59,14 @@ func (s *Service) push(ctx context.Context, job *river.Job[pushArgs]) error {
 	if again, ok := s.breakers.begin(target); !ok {
 		return postponed{errors.New("the target is down, its jobs wait"), again}
 	}
+	ended := false
+	defer func() {
+		if !ended { // a panic
+			s.breakers.end(target, targetMute)
+		}
+	}()
 	o, result, err := s.deliver(ctx, u, job)
+	ended = true
 	down, tripped := s.breakers.end(target, o)
 	if down > 0 {
 		s.wake.pokeAt(time.Now().Add(down), job.Queue)
@@ -81,7 +88,10 @@ func (s *Service) deliver(ctx context.Context, u *url.URL, job *river.Job[pushAr
 	}
 	resp, err := s.http.Do(req)
 	if err != nil {
-		if errors.Is(ctx.Err(), context.Canceled) {
+		// Neither a push that was called off nor one that gave the target less time than the queue does
+		// tells that the target is down.
+		hasty := errors.Is(ctx.Err(), context.DeadlineExceeded) && job.Args.Timeout > 0 && job.Args.Timeout < s.settings(job.Queue).Timeout
+		if hasty || errors.Is(ctx.Err(), context.Canceled) {
 			return targetMute, nil, failure(ctx, err)
 		}
 		return targetDown, nil, failure(ctx, err)
@@ -91,12 +101,12 @@ func (s *Service) deliver(ctx context.Context, u *url.URL, job *river.Job[pushAr
 	if resp.StatusCode < 300 {
 		keep = maxResult + 1
 	}
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, int64(keep)))
+	text, cut := io.ReadAll(io.LimitReader(resp.Body, int64(keep)))
 	err = verdict(resp.StatusCode, resp.Header.Get("Retry-After"), text, time.Now())
 	switch {
 	case resp.StatusCode >= 500:
 		return targetDown, nil, err
-	case err == nil && len(text) > 0 && len(text) <= maxResult && json.Valid(text) && utf8.Valid(text):
+	case err == nil && cut == nil && len(text) > 0 && len(text) <= maxResult && json.Valid(text) && utf8.Valid(text):
 		return targetWell, text, nil
 	}
 	return targetWell, nil, err

@@ -144,6 +144,11 @@ func (s *Service) sweep(ctx context.Context) error {
 			return err
 		}
 	}
+	// A rate whose next start has long been due is as good as none.
+	_, err = s.db.Write.ExecContext(ctx, "DELETE FROM jobs_rates WHERE due_at < $1", time.Now().Add(-2*maxRatePer).UnixMicro())
+	if err != nil {
+		return fmt.Errorf("deleting old rates: %w", err)
+	}
 	return nil
 }
 
@@ -195,30 +200,36 @@ func (s *Service) sweepOne(ctx context.Context, f full) error {
 // delete deletes the finished jobs that fit a condition, whose parameters begin with $3, in batches.
 func (s *Service) delete(ctx context.Context, f full, condition string, args ...any) error {
 	args = append([]any{f.queue, f.state}, args...)
+	keep := "coalesce(j.metadata ->> 'callback', '') <> 'due' AND NOT EXISTS (SELECT 1 FROM jobs_keys k WHERE k.job_id = j.id AND " + s.q.remembered() + ")"
 	for range sweepRounds {
-		n := 0
-		err := s.db.InTx(ctx, func(tx *sql.Tx) error {
-			ids, err := column[int64](tx.QueryContext(ctx, `DELETE FROM river_job WHERE id IN (
-				SELECT j.id FROM river_job j WHERE j.queue = $1 AND j.state = $2`+s.q.cast("river_job_state")+` AND `+condition+`
-					AND coalesce(j.metadata ->> 'callback', '') <> 'due' AND NOT EXISTS (
-					SELECT 1 FROM jobs_keys k WHERE k.job_id = j.id AND `+s.q.remembered()+`)
-				ORDER BY j.finalized_at LIMIT `+strconv.Itoa(sweepBatch)+`)
-				AND state IN ('completed', 'discarded', 'cancelled') RETURNING id`, args...))
-			if err != nil || len(ids) == 0 {
-				return err
-			}
-			n = len(ids)
-			list, err := json.Marshal(ids)
+		// Found by a reader, as it may have to pass over many that are kept, and looked at again by the writer.
+		found, err := column[int64](s.db.Read.QueryContext(ctx, `SELECT j.id FROM river_job j
+			WHERE j.queue = $1 AND j.state = $2`+s.q.cast("river_job_state")+` AND `+condition+` AND `+keep+`
+			ORDER BY j.finalized_at LIMIT `+strconv.Itoa(sweepBatch), args...))
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		list, err := json.Marshal(found)
+		if err != nil {
+			return err
+		}
+		err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+			ids, err := column[int64](tx.QueryContext(ctx, `DELETE FROM river_job WHERE id IN (SELECT j.id FROM river_job j WHERE `+s.q.ids("j.id", "$1")+`
+				AND j.state IN ('completed', 'discarded', 'cancelled') AND `+keep+`) RETURNING id`, string(list)))
 			if err != nil {
 				return err
 			}
-			_, err = tx.ExecContext(ctx, "DELETE FROM jobs_keys WHERE "+s.q.ids("job_id", "$1"), string(list))
+			gone, err := json.Marshal(ids)
+			if err != nil || len(ids) == 0 {
+				return err
+			}
+			_, err = tx.ExecContext(ctx, "DELETE FROM jobs_keys WHERE "+s.q.ids("job_id", "$1"), string(gone))
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		if n < sweepBatch {
+		if len(found) < sweepBatch {
 			return nil
 		}
 	}

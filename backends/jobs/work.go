@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -61,6 +62,9 @@ type pushWorker struct {
 }
 
 func (w *pushWorker) Timeout(job *river.Job[pushArgs]) time.Duration {
+	if n := len(job.AttemptedBy); n > 0 && strings.HasPrefix(job.AttemptedBy[n-1], pullOwner) {
+		return -1 // on lease; the engine, which asks when it looks for stuck jobs, leaves it alone
+	}
 	return job.Args.Timeout.Or(w.s.settings(job.Queue).Timeout.Std())
 }
 
@@ -73,7 +77,7 @@ func (w *pushWorker) NextRetry(job *river.Job[pushArgs]) time.Time {
 }
 
 func (w *pushWorker) Work(ctx context.Context, job *river.Job[pushArgs]) error {
-	defer w.s.active.end(job.ID)
+	defer w.s.freed(job.ID, job.Queue)
 	expires := w.s.expires(job)
 	if !expires.IsZero() && time.Now().After(expires) {
 		return answer(ctx, job.JobRow, refused{errTooOld})
@@ -113,7 +117,7 @@ func (w *callWorker) NextRetry(job *river.Job[callArgs]) time.Time {
 }
 
 func (w *callWorker) Work(ctx context.Context, job *river.Job[callArgs]) error {
-	defer w.s.active.end(job.ID)
+	defer w.s.freed(job.ID, job.Queue)
 	work := w.s.worker(job.Args.Name)
 	if work == nil {
 		return river.JobSnooze(noWorkerYet)
