@@ -146,6 +146,7 @@ func (e *lastError) cause() string {
 // the database has no more than those to sort.
 func (s *Service) eachError(ctx context.Context, f *filter, before int64, limit int, do func(e *lastError)) error {
 	where, args := f.where(s.q, before)
+	//nolint:gosec // the pieces are ours, what comes from outside is a parameter
 	rows, err := s.db.Read.QueryContext(ctx, `SELECT j.id, j.queue, `+s.q.millisOf("coalesce(j.finalized_at, j.attempted_at, j.created_at)")+`,
 		coalesce(`+s.q.lastMessage()+`, '') FROM river_job j WHERE j.id IN (SELECT j.id FROM river_job j WHERE `+where+
 		" ORDER BY j.id DESC LIMIT "+strconv.Itoa(limit)+") ORDER BY j.id DESC", args...)

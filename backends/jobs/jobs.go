@@ -234,7 +234,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.river.Start(ctx); err != nil {
 		unsubscribe()
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // it was stopped before it had started
+			return nil // it was stopped before it had started
 		}
 		return fmt.Errorf("starting the jobs engine: %w", err)
 	}

@@ -217,6 +217,7 @@ func noJob(id int64) error {
 // list is one page of the jobs that f chooses, newest first. before is the id that the page begins below.
 func (s *Service) list(ctx context.Context, f *filter, before int64, limit int) ([]View, error) {
 	where, args := f.where(s.q, before)
+	//nolint:gosec // the pieces are ours, what comes from outside is a parameter
 	rows, err := s.db.Read.QueryContext(ctx, "SELECT "+s.q.viewColumns(s.q.lastErrors())+" FROM river_job j WHERE "+where+
 		" ORDER BY j.id DESC LIMIT "+strconv.Itoa(limit), args...)
 	if err != nil {
