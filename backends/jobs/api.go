@@ -303,7 +303,7 @@ func (s *Service) deleteJob(w http.ResponseWriter, r *http.Request) error {
 // lookUp locks the job and reads what a change of it depends on.
 func (s *Service) lookUp(ctx context.Context, tx *sql.Tx, id int64) (state, queue string, err error) {
 	err = tx.QueryRowContext(ctx, "SELECT "+s.q.userState()+", j.queue FROM river_job j WHERE j.id = $1"+s.q.forUpdate(), id).Scan(&state, &queue)
-	if errors.Is(err, sql.ErrNoRows) {
+	if noRows(err) {
 		return "", "", noJob(id)
 	}
 	if err != nil {

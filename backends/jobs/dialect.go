@@ -16,18 +16,18 @@ type dialect struct {
 	key string
 	// owner is who runs the row j, or ran it last.
 	owner string
-	// args, errors and metadata are the columns of the row j as JSON text.
-	args, errors, metadata string
+	// args and errors are the columns of the row j as JSON text.
+	args, errors string
 }
 
 var (
 	sqliteDialect = dialect{
 		now: "datetime('now', 'subsec')", key: "coalesce(j.metadata ->> 'key', '')", owner: "(j.attempted_by ->> '$[#-1]')",
-		args: "json(j.args)", errors: "coalesce(json(j.errors), '[]')", metadata: "json(j.metadata)",
+		args: "json(j.args)", errors: "coalesce(json(j.errors), '[]')",
 	}
 	postgresDialect = dialect{
 		pg: true, now: "now()", key: `(coalesce(j.metadata ->> 'key', '') COLLATE "C")`, owner: "j.attempted_by[array_upper(j.attempted_by, 1)]",
-		args: "j.args::text", errors: "coalesce(array_to_json(j.errors)::text, '[]')", metadata: "j.metadata::text",
+		args: "j.args::text", errors: "coalesce(array_to_json(j.errors)::text, '[]')",
 	}
 )
 
@@ -38,28 +38,27 @@ func dialectOf(db *sqldb.DB) dialect {
 	return sqliteDialect
 }
 
+// pick is the text for the database at hand.
+func (d dialect) pick(sqlite, postgres string) string {
+	if d.pg {
+		return postgres
+	}
+	return sqlite
+}
+
 // ago is the time of the database less the number of milliseconds in a parameter such as $1.
 func (d dialect) ago(param string) string {
-	if d.pg {
-		return "(now() - " + param + "::bigint * interval '1 millisecond')"
-	}
-	return "datetime('now', 'subsec', '-' || (" + param + " / 1000.0) || ' seconds')"
+	return d.pick("datetime('now', 'subsec', '-' || ("+param+" / 1000.0) || ' seconds')", "(now() - "+param+"::bigint * interval '1 millisecond')")
 }
 
 // state is the state of the row j as text.
 func (d dialect) state() string {
-	if d.pg {
-		return "j.state::text"
-	}
-	return "j.state"
+	return "j.state" + d.cast("text")
 }
 
 // cast is what stands after a parameter that is of the type on PostgreSQL. SQLite has text for it.
 func (d dialect) cast(pgType string) string {
-	if d.pg {
-		return "::" + pgType
-	}
-	return ""
+	return d.pick("", "::"+pgType)
 }
 
 // userState is the user's state of the row j. The engine calls a job available up to 5 s before its
@@ -81,10 +80,7 @@ func (d dialect) remembered() string {
 
 // ids turns a parameter with a JSON array of ids into a condition on column.
 func (d dialect) ids(column, param string) string {
-	if d.pg {
-		return column + " IN (SELECT value::bigint FROM json_array_elements_text(" + param + "::json))"
-	}
-	return column + " IN (SELECT value FROM json_each(" + param + "))"
+	return column + " IN (" + d.pick("SELECT value FROM json_each("+param+")", "SELECT value::bigint FROM json_array_elements_text("+param+"::json)") + ")"
 }
 
 // bare is an expression on the row j for a place that names no row: an index, or an UPDATE.

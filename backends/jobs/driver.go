@@ -106,13 +106,18 @@ func (l *pgListener) WaitForNotification(ctx context.Context) (*riverdriver.Noti
 			if queue == "" {
 				continue
 			}
-			payload, err := json.Marshal(map[string]string{"queue": queue})
-			return &riverdriver.Notification{Topic: insertTopic, Payload: string(payload)}, err
+			return insertedInto(queue)
 		case <-ctx.Done():
 			l.halt()
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// insertedInto tells the fetcher of a queue about new jobs, in the engine's words.
+func insertedInto(queue string) (*riverdriver.Notification, error) {
+	payload, err := json.Marshal(map[string]string{"queue": queue})
+	return &riverdriver.Notification{Topic: insertTopic, Payload: string(payload)}, err
 }
 
 // halt ends the wait on the connection, so that it can be used for something else.
@@ -318,8 +323,7 @@ func (l *listener) WaitForNotification(ctx context.Context) (*riverdriver.Notifi
 			}
 		}
 		if queue != "" {
-			payload, err := json.Marshal(map[string]string{"queue": queue})
-			return &riverdriver.Notification{Topic: insertTopic, Payload: string(payload)}, err
+			return insertedInto(queue)
 		}
 	}
 }

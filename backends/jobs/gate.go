@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -40,10 +39,25 @@ type turn struct {
 	priority int
 }
 
+// cursor is the key that was served last; begun is false if none was.
+func (g *gate) cursor(at turn) (key string, begun bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	key, begun = g.cursors[at]
+	return key, begun
+}
+
+// served moves the cursor to a key.
+func (g *gate) served(at turn, key string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.cursors[at] = key
+}
+
 // lane is the waiting jobs of one key.
 type lane struct {
-	key  string
-	room int // how many of them may start
+	Key  string `json:"k"`
+	Room int    `json:"n"` // how many of them may start
 }
 
 // executor is the engine's access to the database with our fetch.
@@ -104,7 +118,7 @@ func (s *Service) anyWaiting(ctx context.Context, queue string) (bool, error) {
 	var one int
 	err := s.db.Read.QueryRowContext(ctx, `SELECT 1 FROM river_job j
 		WHERE j.queue = $1 AND j.state = 'available' AND j.scheduled_at <= `+s.q.now+` LIMIT 1`, queue).Scan(&one)
-	if errors.Is(err, sql.ErrNoRows) {
+	if noRows(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -164,7 +178,7 @@ func (f *fetch) lock(ctx context.Context) (paused bool, err error) {
 		dest = append(dest, &micros)
 	}
 	err = f.tx.QueryRowContext(ctx, query, f.queue).Scan(dest...)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+	if err != nil && !noRows(err) {
 		return false, fmt.Errorf("locking the queue: %w", err)
 	}
 	if f.now = time.Now(); micros != 0 {
@@ -208,9 +222,7 @@ func (f *fetch) serveAll(ctx context.Context) error {
 	}
 	for p := 1; p <= priorities && f.want > 0; p++ {
 		at := turn{f.queue, p}
-		f.s.gate.mu.Lock()
-		cursor, begun := f.s.gate.cursors[at]
-		f.s.gate.mu.Unlock()
+		cursor, begun := f.s.gate.cursor(at)
 		keys := all[p]
 		if !whole {
 			// More keys than one look takes in: those from the cursor on, so that all get their turn.
@@ -227,9 +239,7 @@ func (f *fetch) serveAll(ctx context.Context) error {
 		}
 		if !whole && len(f.ids) == before && len(keys) > 0 {
 			// None of these may start now: the next look is at those behind them.
-			f.s.gate.mu.Lock()
-			f.s.gate.cursors[at] = keys[len(keys)-1]
-			f.s.gate.mu.Unlock()
+			f.s.gate.served(at, keys[len(keys)-1])
 		}
 	}
 	return nil
@@ -258,19 +268,17 @@ func (f *fetch) serve(ctx context.Context, at turn, keys []string) error {
 		}
 		var rest []lane
 		for i, l := range asked {
-			n := got[l.key]
+			n := got[l.Key]
 			if f.want -= n; n > 0 {
-				f.s.gate.mu.Lock()
-				f.s.gate.cursors[at] = l.key
-				f.s.gate.mu.Unlock()
-				if f.q.KeyRate != (Rate{}) && l.key != "" {
-					if err = f.charge(ctx, l.key, f.q.KeyRate, n); err != nil {
+				f.s.gate.served(at, l.Key)
+				if f.q.KeyRate != (Rate{}) && l.Key != "" {
+					if err = f.charge(ctx, l.Key, f.q.KeyRate, n); err != nil {
 						return err
 					}
 				}
 			}
-			if left := all[i].room - n; n == l.room && left > 0 {
-				rest = append(rest, lane{l.key, left})
+			if left := all[i].Room - n; n == l.Room && left > 0 {
+				rest = append(rest, lane{l.Key, left})
 			}
 		}
 		all = append(rest, all[len(asked):]...)
@@ -283,7 +291,7 @@ func share(all []lane, slots int) []lane {
 	n := min(len(all), slots)
 	shares := make([]lane, n)
 	for i := range shares {
-		shares[i] = lane{all[i].key, min(all[i].room, (slots+n-1-i)/n)}
+		shares[i] = lane{all[i].Key, min(all[i].Room, (slots+n-1-i)/n)}
 	}
 	return shares
 }
@@ -379,14 +387,14 @@ func (f *fetch) claim(ctx context.Context, priority int, lanes []lane) (map[stri
 	scan := func(query string, args ...any) error {
 		rows, err := f.tx.QueryContext(ctx, query, args...)
 		if err != nil {
-			return err
+			return fmt.Errorf("starting jobs: %w", err)
 		}
 		defer func() { _ = rows.Close() }()
 		for rows.Next() {
 			var id int64
 			var key string
 			if err = rows.Scan(&id, &key); err != nil {
-				return err
+				return fmt.Errorf("starting jobs: %w", err)
 			}
 			f.ids = append(f.ids, id)
 			if got[key]++; f.owner == f.s.id {
@@ -399,40 +407,18 @@ func (f *fetch) claim(ctx context.Context, priority int, lanes []lane) (map[stri
 		return rows.Err()
 	}
 	if f.s.q.pg {
-		asked, err := json.Marshal(lanesOf(lanes))
+		asked, err := json.Marshal(lanes)
 		if err != nil {
 			return nil, err
 		}
-		err = scan(claimPostgres, f.queue, priority, string(asked), f.owner)
-		return got, wrapClaim(err)
+		return got, scan(claimPostgres, f.queue, priority, string(asked), f.owner)
 	}
 	for _, l := range lanes {
-		if err := scan(claimSQLite, f.queue, priority, l.key, min(l.room, f.want), f.owner); err != nil {
-			return got, wrapClaim(err)
+		if err := scan(claimSQLite, f.queue, priority, l.Key, min(l.Room, f.want), f.owner); err != nil {
+			return got, err
 		}
 	}
 	return got, nil
-}
-
-func wrapClaim(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("starting jobs: %w", err)
-}
-
-// asked is a lane as claimPostgres reads it.
-type asked struct {
-	K string `json:"k"`
-	N int    `json:"n"`
-}
-
-func lanesOf(lanes []lane) []asked {
-	all := make([]asked, len(lanes))
-	for i, l := range lanes {
-		all[i] = asked{l.key, l.room}
-	}
-	return all
 }
 
 var claimSQLite = `UPDATE river_job SET state = 'running', attempt = attempt + 1, attempted_at = ` + sqliteDialect.now + `,
@@ -457,7 +443,7 @@ func (f *fetch) allowed(ctx context.Context, key string, r Rate) (int, error) {
 	if !ok {
 		var micros int64
 		err := f.tx.QueryRowContext(ctx, "SELECT due_at FROM jobs_rates WHERE queue = $1 AND job_key = $2", f.queue, key).Scan(&micros)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		if err != nil && !noRows(err) {
 			return 0, fmt.Errorf("reading a rate: %w", err)
 		}
 		due = time.UnixMicro(micros)

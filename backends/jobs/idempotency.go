@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -53,7 +52,7 @@ func (i *idempotency) replay(ctx context.Context, db rowQueryer) (first inserted
 	err = db.QueryRowContext(ctx, `SELECT fingerprint, answer FROM jobs_idempotency
 		WHERE scope = $1 AND idem_key = $2 AND part = $3 AND created_at > $4`,
 		i.scope, i.key, i.part, time.Now().Add(-idempotencyTTL).UnixMilli()).Scan(&fingerprint, &answer)
-	if errors.Is(err, sql.ErrNoRows) {
+	if noRows(err) {
 		return inserted{}, false, nil
 	}
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -268,11 +267,7 @@ func (s *Service) insertMany(ctx context.Context, tx *sql.Tx, params []river.Ins
 	if len(soon) == 0 {
 		return ids, nil
 	}
-	list, err := json.Marshal(soon)
-	if err != nil {
-		return nil, err
-	}
-	_, err = tx.ExecContext(ctx, "UPDATE river_job SET state = 'available' WHERE "+s.q.ids("id", "$1")+" AND state = 'scheduled'", string(list))
+	_, err = tx.ExecContext(ctx, "UPDATE river_job SET state = 'available' WHERE "+s.q.ids("id", "$1")+" AND state = 'scheduled'", jsonIDs(soon))
 	if err != nil {
 		return nil, fmt.Errorf("scheduling jobs: %w", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -273,7 +272,7 @@ func (s *Service) Check(ctx context.Context) error {
 	defer cancel()
 	var id int64
 	err := s.db.Read.QueryRowContext(ctx, "SELECT id FROM river_job LIMIT 1").Scan(&id)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+	if err != nil && !noRows(err) {
 		return fmt.Errorf("reading the jobs: %w", err)
 	}
 	return nil

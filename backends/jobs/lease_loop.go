@@ -130,8 +130,8 @@ func (s *Service) tidy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, l := range strays {
-		err = s.db.InTx(ctx, func(tx *sql.Tx) error { return s.strayTx(ctx, tx, l.id) })
+	for _, id := range strays {
+		err = s.db.InTx(ctx, func(tx *sql.Tx) error { return s.strayTx(ctx, tx, id) })
 		if err != nil {
 			return err
 		}
@@ -156,20 +156,12 @@ func (d dialect) stray() string {
 		"%' AND NOT EXISTS (SELECT 1 FROM jobs_leases l WHERE l.job_id = j.id)"
 }
 
-func (s *Service) strays(ctx context.Context) (found []lapsed, err error) {
-	rows, err := s.db.Read.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+s.q.stray()+" LIMIT 1000", s.q.time(time.Now().Add(-strayAfter)))
+func (s *Service) strays(ctx context.Context) ([]int64, error) {
+	found, err := column[int64](s.db.Read.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+s.q.stray()+" LIMIT 1000", s.q.time(time.Now().Add(-strayAfter))))
 	if err != nil {
 		return nil, fmt.Errorf("looking for jobs without a lease: %w", err)
 	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var l lapsed
-		if err = rows.Scan(&l.id); err != nil {
-			return nil, fmt.Errorf("looking for jobs without a lease: %w", err)
-		}
-		found = append(found, l)
-	}
-	return found, rows.Err()
+	return found, nil
 }
 
 func (s *Service) strayTx(ctx context.Context, tx *sql.Tx, id int64) error {

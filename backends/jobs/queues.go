@@ -217,20 +217,15 @@ func (s *Service) paused(ctx context.Context) (map[string]bool, error) {
 
 // names is the set of the one column of a query.
 func names(ctx context.Context, db *sql.DB, query string) (map[string]bool, error) {
-	rows, err := db.QueryContext(ctx, query)
+	all, err := column[string](db.QueryContext(ctx, query))
 	if err != nil {
 		return nil, fmt.Errorf("reading the queues: %w", err)
 	}
-	defer func() { _ = rows.Close() }()
-	set := map[string]bool{}
-	for rows.Next() {
-		var name string
-		if err = rows.Scan(&name); err != nil {
-			return nil, fmt.Errorf("reading the queues: %w", err)
-		}
+	set := make(map[string]bool, len(all))
+	for _, name := range all {
 		set[name] = true
 	}
-	return set, rows.Err()
+	return set, nil
 }
 
 // QueueReceipt is the answer to what changes a queue.

@@ -3,7 +3,6 @@ package jobs
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -36,10 +35,7 @@ const pullOwner = "pull:"
 
 // millis is the clock of the database.
 func (d dialect) millis() string {
-	if d.pg {
-		return "(extract(epoch FROM now()) * 1000)::bigint"
-	}
-	return "cast(unixepoch('subsec') * 1000 AS integer)"
+	return d.pick("cast(unixepoch('subsec') * 1000 AS integer)", "(extract(epoch FROM now()) * 1000)::bigint")
 }
 
 // newInstance is a name that no other instance has.
@@ -106,8 +102,7 @@ func (s *Service) beatLoop(ctx context.Context) {
 func (s *Service) rescue(ctx context.Context) error {
 	silent := `NOT EXISTS (SELECT 1 FROM jobs_instances i WHERE i.id = ` + s.q.owner + ` AND i.seen_at > ` + s.q.millis() + ` - $1)`
 	var n int
-	err := s.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM river_job j WHERE j.state = 'running'
-		AND coalesce(`+s.q.owner+`, '') NOT LIKE 'pull:%' AND `+silent+` LIMIT 1) AS orphans`, deadAfter.Milliseconds()).Scan(&n)
+	err := s.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM river_job j WHERE `+s.q.pushed()+` AND `+silent+` LIMIT 1) AS orphans`, deadAfter.Milliseconds()).Scan(&n)
 	if err != nil {
 		return fmt.Errorf("looking for jobs of dead instances: %w", err)
 	}
@@ -115,7 +110,7 @@ func (s *Service) rescue(ctx context.Context) error {
 		return nil
 	}
 	res, err := s.db.Write.ExecContext(ctx, "UPDATE river_job SET "+s.q.putBack()+` WHERE id IN (SELECT j.id FROM river_job j
-		WHERE j.state = 'running' AND coalesce(`+s.q.owner+`, '') NOT LIKE 'pull:%' AND `+silent+`) AND state = 'running'`, deadAfter.Milliseconds())
+		WHERE `+s.q.pushed()+` AND `+silent+`) AND state = 'running'`, deadAfter.Milliseconds())
 	if err != nil {
 		return fmt.Errorf("putting the jobs of dead instances back: %w", err)
 	}
@@ -127,23 +122,21 @@ func (s *Service) rescue(ctx context.Context) error {
 	return err
 }
 
+// pushed says of the row j that an instance runs it itself, and not for a pull worker.
+func (d dialect) pushed() string {
+	return "j.state = 'running' AND coalesce(" + d.owner + ", '') NOT LIKE '" + pullOwner + "%'"
+}
+
 // putBack is the SET clause for a job whose owner is dead.
 func (d dialect) putBack() string {
-	least := "max"
-	if d.pg {
-		least = "greatest"
-	}
-	return `attempt = ` + least + `(attempt - 1, 0),
+	return `attempt = ` + d.pick("max", "greatest") + `(attempt - 1, 0),
 		state = CASE WHEN metadata ->> 'cancel_attempted_at' IS NULL THEN ` + d.literal("available") + ` ELSE ` + d.literal("cancelled") + ` END,
 		finalized_at = CASE WHEN metadata ->> 'cancel_attempted_at' IS NULL THEN NULL ELSE ` + d.now + ` END`
 }
 
 // literal is a state of the engine as a value.
 func (d dialect) literal(state string) string {
-	if d.pg {
-		return "'" + state + "'::river_job_state"
-	}
-	return "'" + state + "'"
+	return "'" + state + "'" + d.cast("river_job_state")
 }
 
 // adopt puts back what ran when the process before this one died. On SQLite the directory is locked,
@@ -156,7 +149,7 @@ func adopt(ctx context.Context, db *sqldb.DB) (n int64, err error) {
 	q := dialectOf(db)
 	err = db.InTx(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, "UPDATE river_job SET "+q.putBack()+` WHERE id IN (SELECT j.id FROM river_job j
-			WHERE j.state = 'running' AND coalesce(`+q.owner+`, '') NOT LIKE 'pull:%')`)
+			WHERE `+q.pushed()+`)`)
 		if err != nil {
 			return fmt.Errorf("putting running jobs of an ended process back: %w", err)
 		}
@@ -202,12 +195,8 @@ func (e executor) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.J
 
 // owned are those of the jobs that run in the name of this instance.
 func (s *Service) owned(ctx context.Context, tx *sql.Tx, ids []int64) (map[int64]bool, error) {
-	list, err := json.Marshal(ids)
-	if err != nil {
-		return nil, err
-	}
 	mine, err := column[int64](tx.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+s.q.ids("j.id", "$1")+
-		" AND j.state = 'running' AND "+s.q.owner+" = $2 ORDER BY j.id FOR UPDATE", string(list), s.id))
+		" AND j.state = 'running' AND "+s.q.owner+" = $2 ORDER BY j.id FOR UPDATE", jsonIDs(ids), s.id))
 	if err != nil {
 		return nil, fmt.Errorf("reading who runs jobs: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -127,7 +126,7 @@ func (s *Service) fire(ctx context.Context, sc *schedule, next time.Time, ticks 
 			WHERE name = $3 AND next_at = $4 AND cron = $5 AND timezone = $6 AND missed = $7 AND `+ticking+`
 			RETURNING queue, payload, target`,
 			toMilli(next), toMilli(last), sc.name, toMilli(sc.next), sc.Cron, sc.Timezone, sc.Missed).Scan(&now.Queue, &payload, &now.Target)
-		if errors.Is(err, sql.ErrNoRows) {
+		if noRows(err) {
 			return nil
 		}
 		if err != nil {

@@ -7,14 +7,6 @@ import (
 
 // What this file adds to the dialect is what the HTTP API reads and changes on the engine's table.
 
-// pick is the text for the database at hand.
-func (d dialect) pick(sqlite, postgres string) string {
-	if d.pg {
-		return postgres
-	}
-	return sqlite
-}
-
 // time is the argument for a time that is compared with a column of the engine.
 func (d dialect) time(t time.Time) any {
 	if d.pg {

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"embed"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -95,10 +94,7 @@ func (s *Service) registerQueues(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	each := "json_each($1)"
-	if s.q.pg {
-		each = "json_array_elements_text($1::json) AS names(value)"
-	}
+	each := s.q.pick("json_each($1)", "json_array_elements_text($1::json) AS names(value)")
 	_, err = s.db.Write.ExecContext(ctx, `
 		INSERT INTO river_queue (name, created_at, updated_at)
 		SELECT value, `+s.q.now+`, `+s.q.now+` FROM `+each+` WHERE true
@@ -185,7 +181,7 @@ func (s *Service) sweepOne(ctx context.Context, f full) error {
 		if err == nil {
 			err = s.delete(ctx, f, "(j.finalized_at, j.id) <= ($3"+s.q.cast("timestamptz")+", $4)", at, id)
 		}
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		if err != nil && !noRows(err) {
 			return fmt.Errorf("deleting finished jobs beyond the number that is kept: %w", err)
 		}
 	}
@@ -209,21 +205,13 @@ func (s *Service) delete(ctx context.Context, f full, condition string, args ...
 		if err != nil || len(found) == 0 {
 			return err
 		}
-		list, err := json.Marshal(found)
-		if err != nil {
-			return err
-		}
 		err = s.db.InTx(ctx, func(tx *sql.Tx) error {
 			ids, err := column[int64](tx.QueryContext(ctx, `DELETE FROM river_job WHERE id IN (SELECT j.id FROM river_job j WHERE `+s.q.ids("j.id", "$1")+`
-				AND j.state IN ('completed', 'discarded', 'cancelled') AND `+keep+`) RETURNING id`, string(list)))
-			if err != nil {
-				return err
-			}
-			gone, err := json.Marshal(ids)
+				AND j.state IN ('completed', 'discarded', 'cancelled') AND `+keep+`) RETURNING id`, jsonIDs(found)))
 			if err != nil || len(ids) == 0 {
 				return err
 			}
-			_, err = tx.ExecContext(ctx, "DELETE FROM jobs_keys WHERE "+s.q.ids("job_id", "$1"), string(gone))
+			_, err = tx.ExecContext(ctx, "DELETE FROM jobs_keys WHERE "+s.q.ids("job_id", "$1"), jsonIDs(ids))
 			return err
 		})
 		if err != nil {

@@ -60,7 +60,7 @@ func (s *Service) holderOf(ctx context.Context, tx *sql.Tx, u unique) (id int64,
 	}
 	err = tx.QueryRowContext(ctx, `SELECT j.id, `+s.q.userState()+` FROM jobs_keys k JOIN river_job j ON j.id = k.job_id
 		WHERE k.queue = $1 AND k.unique_key = $2 AND (j.finalized_at IS NULL OR `+s.q.remembered()+`)`, u.queue, u.key).Scan(&id, &state)
-	if errors.Is(err, sql.ErrNoRows) {
+	if noRows(err) {
 		return 0, "", nil
 	}
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -186,7 +185,7 @@ func (s *Service) jobIn(ctx context.Context, db rowQueryer, id int64) (View, err
 	row := db.QueryRowContext(ctx, "SELECT "+s.q.viewColumns(s.q.errors)+", "+s.q.args+`, coalesce(j.metadata ->> 'output', ''), coalesce(l.worker, ''), l.expires_at
 		FROM river_job j LEFT JOIN jobs_leases l ON l.job_id = j.id WHERE j.id = $1`, id)
 	v, err := s.scanView(row.Scan, &args, &result, &worker, &lease)
-	if errors.Is(err, sql.ErrNoRows) {
+	if noRows(err) {
 		return View{}, noJob(id)
 	}
 	if err != nil {
