@@ -16,6 +16,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/gatehouse-proxy/gatehouse/integration/await"
 	"github.com/gatehouse-proxy/gatehouse/integration/redistest"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/shared"
 )
@@ -123,7 +124,7 @@ func (l *gatewayLoad) since(then time.Time) []answer {
 // awaitCounting waits until Redis has decided everything for half a second.
 func (l *gatewayLoad) awaitCounting() {
 	l.t.Helper()
-	redistest.Await(l.t, "Redis to decide", func() error {
+	await.For(l.t, "Redis to decide", func() error {
 		all := l.since(time.Now().Add(-500 * time.Millisecond))
 		if len(all) < 50 {
 			return fmt.Errorf("%d answers in half a second", len(all))
@@ -140,7 +141,7 @@ func (l *gatewayLoad) awaitCounting() {
 // awaitDown waits until both gateways decide without Redis.
 func (l *gatewayLoad) awaitDown(lost time.Time) {
 	l.t.Helper()
-	redistest.Await(l.t, "the gateways to notice", func() error {
+	await.For(l.t, "the gateways to notice", func() error {
 		down := map[int]bool{}
 		for _, a := range l.since(lost) {
 			if !a.exact {
@@ -314,7 +315,7 @@ func TestTheGatewayOverASentinelsFailover(t *testing.T) {
 			defer func() { _ = sentinel.Close() }()
 			elected := func(next *redistest.Server) {
 				redistest.AwaitMaster(t, next)
-				redistest.Await(t, "a sentinel to name the new master", func() error {
+				await.For(t, "a sentinel to name the new master", func() error {
 					addr, err := sentinel.GetMasterAddrByName(context.Background(), s.Name).Result()
 					if err == nil && addr[1] != next.Port() {
 						err = fmt.Errorf("it names %v", addr)
@@ -329,7 +330,7 @@ func TestTheGatewayOverASentinelsFailover(t *testing.T) {
 			l.recovers("killed", lost, time.Now())
 
 			s.Master.Restart()
-			redistest.Await(t, "the old master to follow the new one", func() error {
+			await.For(t, "the old master to follow the new one", func() error {
 				role, err := s.Master.Client().Do(context.Background(), "role").Slice()
 				if err == nil && (role[0] != "slave" || role[3] != "connected") {
 					err = fmt.Errorf("its role is %v", role)
@@ -337,7 +338,7 @@ func TestTheGatewayOverASentinelsFailover(t *testing.T) {
 				return err
 			})
 			l.awaitCounting()
-			redistest.Await(t, "the sentinels to know that", func() error {
+			await.For(t, "the sentinels to know that", func() error {
 				master, err := sentinel.Master(context.Background(), s.Name).Result()
 				if err == nil && (master["num-slaves"] != "1" || master["flags"] != "master") {
 					err = fmt.Errorf("it knows %v", master)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/gatehouse-proxy/gatehouse/integration/await"
 	"github.com/gatehouse-proxy/gatehouse/integration/redistest"
 	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
@@ -118,7 +119,7 @@ func (l *redisLoad) since(then time.Time) []decision {
 // awaitCounting waits until all instances are answered by Redis all the time.
 func (l *redisLoad) awaitCounting() {
 	l.t.Helper()
-	redistest.Await(l.t, "Redis to decide", func() error {
+	await.For(l.t, "Redis to decide", func() error {
 		all := l.since(time.Now().Add(-500 * time.Millisecond))
 		if len(all) < 100 {
 			return errors.New("few decisions")
@@ -135,7 +136,7 @@ func (l *redisLoad) awaitCounting() {
 // awaitDown waits until each instance knows that Redis is away.
 func (l *redisLoad) awaitDown() {
 	l.t.Helper()
-	redistest.Await(l.t, "the instances to notice", func() error {
+	await.For(l.t, "the instances to notice", func() error {
 		for _, link := range l.links {
 			if up, _ := link.Up(); up {
 				return errors.New("an instance takes it for up")
@@ -272,7 +273,7 @@ func TestSharedLimitsOverASentinelsFailover(t *testing.T) {
 	redistest.AwaitMaster(t, s.Replica)
 	client := redis.NewSentinelClient(&redis.Options{Addr: s.Sentinels[0].Addr, Protocol: 2})
 	defer func() { _ = client.Close() }()
-	redistest.Await(t, "a sentinel to name the new master", func() error {
+	await.For(t, "a sentinel to name the new master", func() error {
 		addr, err := client.GetMasterAddrByName(context.Background(), s.Name).Result()
 		if err == nil && addr[1] != s.Replica.Port() {
 			err = fmt.Errorf("it names %v", addr)

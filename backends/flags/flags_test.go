@@ -11,6 +11,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/flags"
 	"github.com/gatehouse-proxy/gatehouse/backends/flags/flagstest"
+	"github.com/gatehouse-proxy/gatehouse/integration/await"
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
@@ -188,7 +189,7 @@ func TestInstancesOnOneDatabaseFollow(t *testing.T) {
 	_, two := openHost(t, t.TempDir(), s.URL)
 	follows := func(what string, on bool) {
 		t.Helper()
-		pgtest.Await(t, what, func() error {
+		await.For(t, what, func() error {
 			if two.On("f", "ann") != on {
 				return fmt.Errorf("f is on: %v", !on)
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/locks"
 	"github.com/gatehouse-proxy/gatehouse/backends/locks/lockstest"
+	"github.com/gatehouse-proxy/gatehouse/integration/await"
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 )
 
@@ -102,7 +103,7 @@ func TestFencesOutliveTheServer(t *testing.T) {
 		}
 		<-killed
 		s.Restart()
-		pgtest.Await(t, "the connections from before the kill are found out", func() error {
+		await.For(t, "the connections from before the kill are found out", func() error {
 			_, err := store.List(t.Context(), 0, 1, start)
 			return err
 		})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/locks"
 	"github.com/gatehouse-proxy/gatehouse/backends/locks/lockstest"
+	"github.com/gatehouse-proxy/gatehouse/integration/await"
 	"github.com/gatehouse-proxy/gatehouse/integration/redistest"
 	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
@@ -105,7 +106,7 @@ func TestRedisStorePrunes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	redistest.Await(t, "the short locks to end", func() error {
+	await.For(t, "the short locks to end", func() error {
 		if l, err := s.List(ctx, 0, 100, start); err != nil || len(l) != 1 || l[0] != long {
 			return fmt.Errorf("got %v (%w), want the long one", l, err)
 		}
@@ -187,7 +188,7 @@ func TestFenceDoesNotGoBackWithoutItsRedis(t *testing.T) {
 	last := int64(0)
 	for round := range 3 {
 		var l locks.Lock
-		redistest.Await(t, "the lock", func() (err error) {
+		await.For(t, "the lock", func() (err error) {
 			l, err = s.Acquire(t.Context(), "n", "0a", start, time.Hour)
 			return err
 		})
@@ -260,7 +261,7 @@ func TestRedisThatIsAwayIsNotALockThatIsHeld(t *testing.T) {
 			}
 			away.regain()
 			// Nobody knows of a lock that was taken while the answer was lost, so it must not stay.
-			redistest.Await(t, "the lock", func() error {
+			await.For(t, "the lock", func() error {
 				w := httptest.NewRecorder()
 				s.ServeHTTP(w, httptest.NewRequest("POST", "/locks/"+away.name, nil))
 				if w.Code != http.StatusOK {

@@ -172,24 +172,6 @@ func (in *instance) said() []byte {
 	return b[max(0, len(b)-2000):]
 }
 
-// Await waits until try has no error, for 30 s at most.
-func Await(t testing.TB, what string, try func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waiting for %s: %v", what, err)
-		}
-		<-tick.C
-	}
-}
-
 // Each runs test twice: with no URL, for SQLite, and with that of a new database, on a Fast server.
 func Each(t *testing.T, test func(t *testing.T, url string)) {
 	t.Helper()

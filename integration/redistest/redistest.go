@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/gatehouse-proxy/gatehouse/integration/await"
 )
 
 // patience bounds every wait for a server.
@@ -90,7 +92,7 @@ func (s *Server) Restart() {
 	s.t.Helper()
 	s.launch()
 	c := s.Client()
-	Await(s.t, s.Addr+" to answer", func() error {
+	await.For(s.t, s.Addr+" to answer", func() error {
 		err := c.Ping(context.Background()).Err()
 		if err != nil && strings.HasPrefix(err.Error(), "NOAUTH") { // which is an answer
 			return nil
@@ -169,24 +171,6 @@ func (s *Server) Client() *redis.Client {
 	return c
 }
 
-// Await waits until try has no error, for 30 s at most.
-func Await(t testing.TB, what string, try func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waiting for %s: %v", what, err)
-		}
-		<-tick.C
-	}
-}
-
 // Cluster is three masters, with a replica each.
 type Cluster struct {
 	Masters, Replicas []*Server
@@ -221,11 +205,11 @@ func StartCluster(t testing.TB) *Cluster {
 	}
 	for i, s := range c.Replicas {
 		client := s.Client()
-		Await(t, "the replica to know its master", func() error { return client.ClusterReplicate(ctx, ids[i]).Err() })
+		await.For(t, "the replica to know its master", func() error { return client.ClusterReplicate(ctx, ids[i]).Err() })
 	}
 	for _, s := range all {
 		client := s.Client()
-		Await(t, "the Cluster to agree", func() error {
+		await.For(t, "the Cluster to agree", func() error {
 			info, err := client.ClusterInfo(ctx).Result()
 			if err == nil && !bytes.Contains([]byte(info), []byte("cluster_state:ok")) {
 				err = fmt.Errorf("%s", info)
@@ -253,7 +237,7 @@ func (c *Cluster) AwaitFailover(t testing.TB, lost ...int) {
 		AwaitMaster(t, c.Replicas[i])
 		for _, s := range live {
 			client := s.Client()
-			Await(t, s.Addr+" to know the new master", func() error { return knows(client, c.Replicas[i]) })
+			await.For(t, s.Addr+" to know the new master", func() error { return knows(client, c.Replicas[i]) })
 		}
 	}
 }
@@ -318,7 +302,7 @@ func StartSentinel(t testing.TB) *Sentinel {
 	for _, sentinel := range s.Sentinels {
 		client := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr, Protocol: 2})
 		t.Cleanup(func() { _ = client.Close() })
-		Await(t, "the sentinels to know each other and the replica", func() error {
+		await.For(t, "the sentinels to know each other and the replica", func() error {
 			master, err := client.Master(t.Context(), s.Name).Result()
 			if err == nil && (master["num-other-sentinels"] != "2" || master["num-slaves"] != "1") {
 				err = fmt.Errorf("the master has %s other sentinels and %s replicas", master["num-other-sentinels"], master["num-slaves"])
@@ -342,7 +326,7 @@ func (s *Sentinel) Addrs() []string {
 func AwaitMaster(t testing.TB, s *Server) {
 	t.Helper()
 	client := s.Client()
-	Await(t, s.Addr+" to be promoted", func() error {
+	await.For(t, s.Addr+" to be promoted", func() error {
 		role, err := client.Do(context.Background(), "role").Slice()
 		if err == nil && role[0] != "master" {
 			err = fmt.Errorf("it is a %v", role[0])
@@ -354,7 +338,7 @@ func AwaitMaster(t testing.TB, s *Server) {
 func awaitReplica(t testing.TB, s *Server) {
 	t.Helper()
 	client := s.Client()
-	Await(t, s.Addr+" to be in step with its master", func() error {
+	await.For(t, s.Addr+" to be in step with its master", func() error {
 		role, err := client.Do(context.Background(), "role").Slice()
 		if err == nil && (role[0] != "slave" || role[3] != "connected") {
 			err = fmt.Errorf("its role is %v", role)

@@ -10,6 +10,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/integration/await"
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 )
 
@@ -154,7 +155,7 @@ func TestPostgresGoesAndComes(t *testing.T) {
 		_, err := db.Write.ExecContext(t.Context(), "SELECT pg_sleep(60)")
 		running <- err
 	}()
-	pgtest.Await(t, "the statement to run", func() error {
+	await.For(t, "the statement to run", func() error {
 		var n int
 		return db.Read.QueryRowContext(t.Context(), "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'").Scan(&n)
 	})

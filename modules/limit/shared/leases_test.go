@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/integration/await"
 	"github.com/gatehouse-proxy/gatehouse/integration/redistest"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
 )
@@ -344,7 +345,7 @@ func known(t testing.TB, n int, all ...*Leases) {
 	for _, l := range all {
 		l.link.begin()
 	}
-	redistest.Await(t, "the instances to know each other", func() error {
+	await.For(t, "the instances to know each other", func() error {
 		for _, l := range all {
 			if got := l.link.live.Load(); got != int64(n) {
 				return fmt.Errorf("an instance knows of %d", got)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/integration/await"
 	"github.com/gatehouse-proxy/gatehouse/integration/redistest"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
 )
@@ -152,7 +153,7 @@ func TestKeysExpireWhenTheyAreIdle(t *testing.T) {
 	if _, err := l.Take(t.Context(), "z", idOf("soon"), rates, 1); err != nil {
 		t.Fatal(err)
 	}
-	redistest.Await(t, "the key to expire", func() error {
+	await.For(t, "the key to expire", func() error {
 		if client.Exists(t.Context(), Key("z", idOf("soon"))).Val() != 0 {
 			return errors.New("it is there")
 		}
