@@ -260,6 +260,11 @@ func (s *Service) wakeForRetries(again <-chan *river.Event) {
 		if e.Job != nil && toldOf(e.Job) {
 			s.callbacks.poke()
 		}
+		if s.q.pg && e.Kind == river.EventKindJobSnoozed && e.Job != nil && e.Job.Queue == internalQueue {
+			// A worker may postpone what another instance has to do. Whoever wakes for it at its time
+			// would get it each time; the polls leave it to chance.
+			continue
+		}
 		if e.Job != nil && e.Job.State == rivertype.JobStateAvailable {
 			s.wake.pokeAt(e.Job.ScheduledAt, e.Job.Queue)
 		}
