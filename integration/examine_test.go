@@ -113,6 +113,7 @@ const splitBackends = `{
 // same examiners.
 func TestExaminers(t *testing.T) {
 	t.Run("in-process", func(t *testing.T) {
+		t.Parallel()
 		e := &example{dir: t.TempDir(), admin: "127.0.0.1:" + freePort(t)}
 		port := freePort(t)
 		e.base = "http://127.0.0.1:" + port
@@ -120,6 +121,7 @@ func TestExaminers(t *testing.T) {
 		e.examine(t)
 	})
 	t.Run("behind-a-proxy", func(t *testing.T) {
+		t.Parallel()
 		e := &example{dir: t.TempDir(), admin: "127.0.0.1:" + freePort(t)}
 		port, backends := freePort(t), freePort(t)
 		e.base = "http://127.0.0.1:" + port
@@ -158,12 +160,22 @@ func (e *example) examine(t *testing.T) {
 		}
 		r.Header.Set("Authorization", "Bearer "+tokens[name])
 	}
-	t.Run("jobs", func(t *testing.T) { jobstest.Examine(t, e.base, client, jobstest.Options{SigningKey: key}) })
-	t.Run("uploads", func(t *testing.T) { uploadstest.Examine(t, e.base, client, as) })
-	t.Run("cache", func(t *testing.T) { cachetest.Examine(t, e.base, client) })
-	t.Run("locks", func(t *testing.T) { lockstest.Examine(t, e.base, client) })
-	t.Run("flags", func(t *testing.T) { flagstest.Examine(t, e.base, client) })
-	t.Run("webhooks", func(t *testing.T) { webhookstest.Examine(t, e.base, client) })
+	// They wait more than they work, so they run at once; the outer Run ends when all have.
+	t.Run("of", func(t *testing.T) {
+		for name, examine := range map[string]func(t *testing.T){
+			"jobs":     func(t *testing.T) { jobstest.Examine(t, e.base, client, jobstest.Options{SigningKey: key}) },
+			"uploads":  func(t *testing.T) { uploadstest.Examine(t, e.base, client, as) },
+			"cache":    func(t *testing.T) { cachetest.Examine(t, e.base, client) },
+			"locks":    func(t *testing.T) { lockstest.Examine(t, e.base, client) },
+			"flags":    func(t *testing.T) { flagstest.Examine(t, e.base, client) },
+			"webhooks": func(t *testing.T) { webhookstest.Examine(t, e.base, client) },
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				examine(t)
+			})
+		}
+	})
 }
 
 // key is the generated key of that name.

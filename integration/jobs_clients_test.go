@@ -30,6 +30,7 @@ func block(text, language string) string {
 
 // TestReadmeClients runs the README's client of each language: its job must be done.
 func TestReadmeClients(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile(filepath.Join(root, "README.md"))
 	if err != nil {
 		t.Fatal(err)

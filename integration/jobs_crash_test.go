@@ -227,6 +227,7 @@ func (r *crashRun) restart(which ...int) {
 }
 
 func TestJobsSurviveKillsOnPostgres(t *testing.T) {
+	t.Parallel()
 	jobs, kills := crashSize()
 	server := pgtest.Start(t, pgtest.Alone)
 	newCrashRun(t, server.URL, 3).run(jobs, kills, func(r *crashRun) {
@@ -244,6 +245,7 @@ func TestJobsSurviveKillsOnPostgres(t *testing.T) {
 }
 
 func TestJobsSurviveKillsOnSQLite(t *testing.T) {
+	t.Parallel()
 	jobs, kills := crashSize()
 	newCrashRun(t, "", 1).run(jobs, kills, func(r *crashRun) { r.restart(0) })
 }

@@ -144,6 +144,7 @@ const write = `started; while [ ! -e go ]; do sleep 0.02; done; curl -s -o body 
 // TestAPausedHolderCannotOverwrite stops a holder past the end of its lock, lets another take the lock and
 // write, and has the first one go on: the store that checks the fence refuses what it writes.
 func TestAPausedHolderCannotOverwrite(t *testing.T) {
+	t.Parallel()
 	_, base, admin := startLocks(t)
 	for _, test := range []struct {
 		name string
@@ -280,6 +281,7 @@ func TestLockRunPassesSignalsOnAndReleases(t *testing.T) {
 
 // TestLockRunOutlivesARestartOfTheGateway kills the gateway while a lock is held.
 func TestLockRunOutlivesARestartOfTheGateway(t *testing.T) {
+	t.Parallel()
 	p, base, admin := startLocks(t)
 	h := lockRun(t, []string{"--address", admin, "--ttl", "12s"}, "started; while [ ! -e go ]; do sleep 0.02; done; exit 4")
 	h.child()

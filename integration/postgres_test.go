@@ -26,6 +26,7 @@ func onPostgres(t *testing.T, url string) (e *example, caddyfile string) {
 }
 
 func TestExaminersOnPostgres(t *testing.T) {
+	t.Parallel()
 	e, caddyfile := onPostgres(t, pgtest.Start(t, pgtest.Fast).URL)
 	e.serve(t, caddyfile)
 	e.examine(t)
@@ -36,6 +37,7 @@ func TestExaminersOnPostgres(t *testing.T) {
 
 // TestInstancesShareOnePostgres drives two instances that have nothing in common but the database.
 func TestInstancesShareOnePostgres(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Start(t)
 	instance := func() *example {
 		e, caddyfile := onPostgres(t, server.URL)

@@ -66,6 +66,7 @@ func until(t *testing.T, what string, is func() bool) {
 }
 
 func TestExamined(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, t.TempDir(), examined())
 	if err := h.Open(t.Context(), "jobs"); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 // TestCronOnThreeInstances: of 200 ticks each has exactly one job, although three instances share the
 // database and come and go.
 func TestCronOnThreeInstances(t *testing.T) {
+	t.Parallel()
 	const every, ticks = 100 * time.Millisecond, 200
 	k, server := newTickSink(t), pgtest.Start(t, pgtest.Fast)
 	c := k.config()
