@@ -75,6 +75,7 @@ func (s *Service) beatLoop(ctx context.Context) {
 	// Whoever could not speak itself must not take others for dead: the database was away for all, or
 	// this process slept.
 	last, since := time.Now(), time.Now()
+	var suspects []held
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,7 +88,9 @@ func (s *Service) beatLoop(ctx context.Context) {
 		case err != nil || time.Since(last) > deadAfter/2:
 			since = time.Now()
 		case time.Since(since) > deadAfter:
-			err = s.rescue(turn)
+			if err = s.rescue(turn); err == nil {
+				suspects, err = s.reclaim(turn, suspects)
+			}
 		}
 		last = time.Now()
 		cancel()
@@ -120,6 +123,52 @@ func (s *Service) rescue(ctx context.Context) error {
 	}
 	_, err = s.db.Write.ExecContext(ctx, "DELETE FROM jobs_instances WHERE seen_at < "+s.q.millis()+" - $1", rememberDead.Milliseconds())
 	return err
+}
+
+// held is a running job of this instance, with the attempt that runs.
+type held struct {
+	ID      int64 `json:"id"`
+	Attempt int   `json:"attempt"`
+}
+
+// reclaim puts back what runs in the name of this instance although it does not run it: the answer to
+// the commit of a fetch was lost with the connection, or the end of a job could not be stored. It takes
+// what it finds in two looks, as a job may end or begin during one, and returns what to look at again.
+func (s *Service) reclaim(ctx context.Context, suspects []held) (again []held, err error) {
+	rows, err := s.db.Read.QueryContext(ctx, "SELECT j.id, j.attempt FROM river_job j WHERE j.state = 'running' AND "+s.q.owner+" = $1 ORDER BY j.id LIMIT 1000", s.id)
+	if err != nil {
+		return nil, fmt.Errorf("looking for jobs of this instance: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	var lost []held
+	for rows.Next() {
+		var h held
+		if err = rows.Scan(&h.ID, &h.Attempt); err != nil {
+			return nil, fmt.Errorf("looking for jobs of this instance: %w", err)
+		}
+		switch {
+		case s.active.holds(h.ID):
+		case slices.Contains(suspects, h):
+			lost = append(lost, h)
+		default:
+			again = append(again, h)
+		}
+	}
+	if err = rows.Err(); err != nil {
+		return nil, fmt.Errorf("looking for jobs of this instance: %w", err)
+	}
+	for _, h := range lost {
+		_, err = s.db.Write.ExecContext(ctx, "UPDATE river_job SET "+s.q.putBack()+` WHERE id IN (SELECT j.id FROM river_job j
+			WHERE j.id = $1 AND j.attempt = $2 AND `+s.q.owner+` = $3) AND state = 'running'`, h.ID, h.Attempt, s.id)
+		if err != nil {
+			return again, fmt.Errorf("putting a job of this instance back: %w", err)
+		}
+	}
+	if len(lost) > 0 {
+		s.log.Warn("jobs whose start or end was lost on the way to the database run again", "jobs", len(lost))
+		s.Poke()
+	}
+	return again, nil
 }
 
 // pushed says of the row j that an instance runs it itself, and not for a pull worker.
@@ -166,6 +215,11 @@ func adopt(ctx context.Context, db *sqldb.DB) (n int64, err error) {
 // thought dead, and woke up, must not end what another has started since.
 func (e executor) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.JobSetStateIfRunningManyParams) (rows []*rivertype.JobRow, err error) {
 	e.s.active.end(p.ID...)
+	defer func() {
+		if err == nil {
+			e.s.active.stored(p.ID...)
+		}
+	}()
 	if !e.s.q.pg {
 		return e.Executor.JobSetStateIfRunningMany(ctx, p)
 	}

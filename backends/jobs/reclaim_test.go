@@ -1,0 +1,66 @@
+package jobs
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestLostStartIsTakenBack: the fetch was committed, and its answer was lost with the connection.
+func TestLostStartIsTakenBack(t *testing.T) {
+	s := still(t, Config{Queues: map[string]Queue{"q": {Pull: true}}})
+	post(t, s, `{"queue":"q","payload":1}`)
+	post(t, s, `{"queue":"q","payload":2}`)
+	rows, err := s.take(t.Context(), "q", 2, s.id)
+	if err != nil || len(rows) != 2 {
+		t.Fatalf("took %d jobs, %v", len(rows), err)
+	}
+	lost, at := rows[0].ID, rows[1].ID
+	s.active.end(lost)
+	states := func() (got [2]string) {
+		for i, id := range []int64{lost, at} {
+			var attempt int
+			if err := s.db.Read.QueryRowContext(t.Context(), "SELECT state, attempt FROM river_job WHERE id = $1", id).Scan(&got[i], &attempt); err != nil {
+				t.Fatal(err)
+			}
+			if got[i] == "available" && attempt != 0 {
+				t.Errorf("the attempt that never was counts: %d", attempt)
+			}
+		}
+		return got
+	}
+	suspects, err := s.reclaim(t.Context(), nil)
+	if err != nil || len(suspects) != 1 || suspects[0].ID != lost {
+		t.Fatalf("got suspects %v, %v, want %d", suspects, err, lost)
+	}
+	if got := states(); got != [2]string{"running", "running"} {
+		t.Errorf("after one look the jobs are %v: one that begins in this moment would be taken back", got)
+	}
+	if suspects, err = s.reclaim(t.Context(), suspects); err != nil || len(suspects) != 0 {
+		t.Errorf("got suspects %v, %v, want none left", suspects, err)
+	}
+	if got := states(); got != [2]string{"available", "running"} {
+		t.Errorf("the jobs are %v, want the lost one available and the other running", got)
+	}
+}
+
+// TestEndThatIsBeingStored: the engine stores ends late, and a job that waits for it is not lost.
+func TestEndThatIsBeingStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newActive()
+		a.begin(1, turnOf{queue: "q"})
+		a.worked(1)
+		a.end(1)
+		if !a.holds(1) || len(a.of("q")) != 0 {
+			t.Error("a job whose end is not stored yet is given up, or keeps its slot")
+		}
+		time.Sleep(endingMost + time.Second)
+		if a.holds(1) {
+			t.Error("an end that is never stored is waited for without end")
+		}
+		a.worked(2)
+		if a.stored(2); a.holds(2) || len(a.ending) != 0 {
+			t.Error("a job whose end is stored is still held")
+		}
+	})
+}
