@@ -97,6 +97,9 @@ func (s *Service) commit(batch []*entry) {
 		orders[i] = e.order
 	}
 	all, err := s.insertAll(ctx, orders)
+	for try := 0; try < 3 && sqldb.IsAborted(err); try++ {
+		all, err = s.insertAll(ctx, orders)
+	}
 	for i, e := range batch {
 		switch {
 		case err == nil:

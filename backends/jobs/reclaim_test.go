@@ -4,6 +4,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
 // TestLostStartIsTakenBack: the fetch was committed, and its answer was lost with the connection.
@@ -63,4 +67,23 @@ func TestEndThatIsBeingStored(t *testing.T) {
 			t.Error("a job whose end is stored is still held")
 		}
 	})
+}
+
+// TestRetryBeginsTheAgeAnew: a job that died of its age must not die of it again at once.
+func TestRetryBeginsTheAgeAnew(t *testing.T) {
+	s := still(t, Config{Queues: map[string]Queue{"q": {Pull: true}}})
+	id := post(t, s, `{"queue":"q","payload":1,"max_age":"1m"}`).ID
+	s.exec(t, "UPDATE river_job SET state = 'discarded', attempt = 1, finalized_at = "+s.q.now+" WHERE id = "+id)
+	if w := send(s, "POST", "/jobs/"+id+"/retry", ""); w.Code != 202 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	rows, err := s.take(t.Context(), "q", 1, s.id)
+	if err != nil || len(rows) != 1 {
+		t.Fatalf("took %d jobs, %v", len(rows), err)
+	}
+	job := &river.Job[pushArgs]{JobRow: rows[0]}
+	job.Args.MaxAge, job.CreatedAt = unit.Duration(time.Minute), time.Now().Add(-time.Hour)
+	if left := time.Until(s.expires(job)); left < 50*time.Second || left > 70*time.Second {
+		t.Errorf("the job is too old in %s, want its whole minute", left)
+	}
 }

@@ -42,10 +42,11 @@ func (d dialect) withCancel(param string) string {
 		"jsonb_set(metadata, '{cancel_attempted_at}', to_jsonb(CAST("+param+" AS TEXT)))")
 }
 
-// anew is metadata without what the last run left; the job's next end is told to its callback again.
+// anew is metadata without what the last run left. The job's next end is told to its callback again, and
+// its age begins anew.
 func (d dialect) anew() string {
-	return d.pick("jsonb_replace(jsonb_remove(metadata, '$.cancel_attempted_at', '$.progress', '$.output'), '$.callback', 'due')",
-		`jsonb_set(metadata - 'cancel_attempted_at' - 'progress' - 'output', '{callback}', '"due"', false)`)
+	return d.pick("jsonb_set(jsonb_replace(jsonb_remove(metadata, '$.cancel_attempted_at', '$.progress', '$.output'), '$.callback', 'due'), '$.retried_at', "+d.millis()+")",
+		`jsonb_set(jsonb_set(metadata - 'cancel_attempted_at' - 'progress' - 'output', '{callback}', '"due"', false), '{retried_at}', to_jsonb(`+d.millis()+`))`)
 }
 
 // notified is metadata after the push to the callback was enqueued.

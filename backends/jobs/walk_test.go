@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -165,6 +166,11 @@ func TestTooOldIsDead(t *testing.T) {
 		<-time.After(time.Minute)
 		if err := work(); err == nil || job.MaxAttempts != 1 {
 			t.Errorf("got %v, want it dead without a push", err)
+		}
+		job.MaxAttempts = 5
+		job.Metadata = fmt.Appendf(nil, `{"retried_at":%d}`, time.Now().UnixMilli())
+		if err := work(); !errors.As(err, &later) {
+			t.Errorf("got %v for a job that a person has just had retried, want it tried", err)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -92,16 +93,23 @@ func (w *pushWorker) Work(ctx context.Context, job *river.Job[pushArgs]) error {
 var errTooOld = errors.New("the job's max_age has passed before it was done")
 
 // expires is when the job is too old to be tried, zero for never. It is counted from when the job was
-// due first.
+// due first, or from when a person had it retried.
 func (s *Service) expires(job *river.Job[pushArgs]) time.Time {
 	age := job.Args.MaxAge.Or(s.settings(job.Queue).MaxAge.Std())
 	if age == 0 {
 		return time.Time{}
 	}
+	from := job.CreatedAt
 	if job.Args.RunAt != nil {
-		return job.Args.RunAt.Add(age)
+		from = *job.Args.RunAt
 	}
-	return job.CreatedAt.Add(age)
+	var retried struct {
+		At int64 `json:"retried_at"` // unix milliseconds
+	}
+	if json.Unmarshal(job.Metadata, &retried) == nil && retried.At > from.UnixMilli() {
+		from = time.UnixMilli(retried.At)
+	}
+	return from.Add(age)
 }
 
 type callWorker struct {

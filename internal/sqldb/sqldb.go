@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -105,6 +106,13 @@ func IsBusy(err error) bool {
 		return e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_FULL
 	}
 	return errors.Is(err, context.DeadlineExceeded) || isBusyPostgres(err)
+}
+
+// IsAborted says whether err means that PostgreSQL gave up the transaction for the sake of another one,
+// such as for a deadlock. Nothing of it was done, and it may be tried again at once.
+func IsAborted(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (e.Code == "40001" || e.Code == "40P01")
 }
 
 // IsUnique says whether err is a violation of a UNIQUE or PRIMARY KEY constraint.
