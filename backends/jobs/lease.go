@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -121,21 +122,64 @@ func (s *Service) lease(ctx context.Context, queue string, n int, visibility, wa
 	defer late.Stop()
 	poll := time.NewTicker(leasePoll)
 	defer poll.Stop()
-	for {
+	for look := true; ; {
 		rung := s.bells.wait(queue) // before the look, so that no job is passed over
-		leases, err := s.leaseNow(ctx, queue, n, visibility, worker)
-		if err != nil || len(leases) > 0 || wait <= 0 || s.bells.isStopped() {
-			return leases, err
+		if look {
+			leases, err := s.leaseNow(ctx, queue, n, visibility, worker)
+			if err != nil || len(leases) > 0 || wait <= 0 {
+				return leases, err
+			}
+		}
+		if s.bells.isStopped() {
+			return []Lease{}, nil
 		}
 		select {
 		case <-rung:
+			look = true
 		case <-poll.C:
+			look = s.vain.due(queue)
 		case <-late.C:
-			wait = 0
+			look, wait = true, 0
 		case <-ctx.Done():
-			return leases, nil
+			return []Lease{}, nil
 		}
 	}
+}
+
+// vain are the last fetches by queue that took nothing although jobs wait, as a bound keeps them. A
+// thousand workers that wait for the same queue need not all try again.
+type vain struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+// note is told of a fetch that took nothing.
+func (v *vain) note(queue string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.last[queue] = time.Now()
+}
+
+// due says whether the queue should be looked at again, and lets no other look for a while.
+func (v *vain) due(queue string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	last, known := v.last[queue]
+	if !known {
+		return true
+	}
+	if time.Since(last) < leasePoll*9/10 {
+		return false
+	}
+	v.last[queue] = time.Now()
+	return true
+}
+
+// cleared forgets a vain fetch: nothing waits, or jobs were taken.
+func (v *vain) cleared(queue string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.last, queue)
 }
 
 // leaseNow takes the jobs that are due. A crash between its two transactions leaves running jobs
@@ -144,12 +188,15 @@ func (s *Service) leaseNow(ctx context.Context, queue string, n int, visibility 
 	leases := []Lease{}
 	waiting, err := s.anyWaiting(ctx, queue)
 	if err != nil || !waiting {
+		s.vain.cleared(queue)
 		return leases, err
 	}
 	rows, err := s.take(ctx, queue, n, pullOwner+worker)
 	if err != nil || len(rows) == 0 {
+		s.vain.note(queue)
 		return leases, err
 	}
+	s.vain.cleared(queue)
 	for _, row := range rows {
 		l, err := leaseOf(row)
 		if err != nil {

@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,5 +86,58 @@ func TestRetryBeginsTheAgeAnew(t *testing.T) {
 	job.Args.MaxAge, job.CreatedAt = unit.Duration(time.Minute), time.Now().Add(-time.Hour)
 	if left := time.Until(s.expires(job)); left < 50*time.Second || left > 70*time.Second {
 		t.Errorf("the job is too old in %s, want its whole minute", left)
+	}
+}
+
+// TestBlockedQueueIsLookedAtByOne: many workers that wait for the same full queue share the looks.
+func TestBlockedQueueIsLookedAtByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &vain{last: map[string]time.Time{}}
+		if !v.due("q") {
+			t.Error("a queue that was not looked at is not due")
+		}
+		v.note("q")
+		looks := 0
+		for range 100 { // ten seconds
+			time.Sleep(leasePoll / 2)
+			for range 50 {
+				if v.due("q") {
+					looks++
+				}
+			}
+		}
+		if looks != 50 {
+			t.Errorf("50 workers looked %d times in 50 periods, want once in each", looks)
+		}
+		if v.cleared("q"); !v.due("q") {
+			t.Error("a queue whose jobs may start is not due")
+		}
+	})
+}
+
+// TestFreedSlotGoesToAWaitingWorker: sharing the looks keeps no worker waiting for long.
+func TestFreedSlotGoesToAWaitingWorker(t *testing.T) {
+	s := still(t, Config{Queues: map[string]Queue{"q": {Pull: true, Concurrency: 1}}})
+	for range 3 {
+		post(t, s, `{"queue":"q","payload":1}`)
+	}
+	first, err := s.lease(t.Context(), "q", 1, time.Minute, 0, "w")
+	if err != nil || len(first) != 1 {
+		t.Fatalf("leased %d, %v", len(first), err)
+	}
+	got := make(chan int)
+	for range 10 {
+		go func() {
+			leases, _ := s.lease(t.Context(), "q", 1, time.Minute, 5*time.Second, "w")
+			got <- len(leases)
+		}()
+	}
+	<-time.After(2 * leasePoll)
+	begin := time.Now()
+	if w := send(s, "POST", "/jobs/"+first[0].ID+"/complete", fmt.Sprintf(`{"fence":%d}`, first[0].Fence)); w.Code >= 300 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	if n := <-got; n != 1 || time.Since(begin) > 3*time.Second {
+		t.Errorf("the freed slot went to %d workers after %s", n, time.Since(begin))
 	}
 }
