@@ -132,7 +132,7 @@ func New(c Config, d Deps) (*Service, error) {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	sign, err := newSigner(d.SigningKey)
+	sign, err := newSigner(d.SigningKey, d.Log)
 	if err != nil {
 		return nil, err
 	}

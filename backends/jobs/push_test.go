@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -131,7 +132,7 @@ func TestTraceparent(t *testing.T) {
 
 // The vector is that of the reference libraries of Standard Webhooks.
 func TestSignature(t *testing.T) {
-	s, err := newSigner(secret.NewSet("k", secret.Version{Value: secret.NewValue([]byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"))}))
+	s, err := newSigner(secret.NewSet("k", secret.Version{Value: secret.NewValue([]byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"))}), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,9 +142,39 @@ func TestSignature(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	for _, key := range []string{"", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_", "whsec_MfKQ", "whsec_!"} {
-		if _, err := newSigner(secret.NewSet("k", secret.Version{Value: secret.NewValue([]byte(key))})); err == nil {
+		if _, err := newSigner(secret.NewSet("k", secret.Version{Value: secret.NewValue([]byte(key))}), slog.New(slog.DiscardHandler)); err == nil {
 			t.Errorf("the key %q was taken", key)
 		}
+	}
+}
+
+// While a key retires a push has a signature under each, and receivers need not change at the same time.
+func TestSignatureWhileAKeyRetires(t *testing.T) {
+	version := func(label, value string) secret.Version {
+		return secret.Version{Label: label, Value: secret.NewValue([]byte(value))}
+	}
+	old := version("old", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+	set := secret.NewSet("k", old)
+	s, err := newSigner(set, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature := func() []string {
+		h := http.Header{}
+		s.sign(h, "msg_p5jXN8AQM9LWM0D4loKWxJek", time.Unix(1614265330, 0), []byte(`{"test": 2432232314}`))
+		return strings.Fields(h.Get("Webhook-Signature"))
+	}
+	before := signature()
+	set.Replace([]secret.Version{version("new", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"), old})
+	if got := signature(); len(got) != 2 || got[1] != before[0] || got[0] == before[0] {
+		t.Errorf("got %q, before %q", got, before)
+	}
+	if set.Newest().LastUsed().IsZero() {
+		t.Error("the use of the newest is not marked")
+	}
+	set.Replace([]secret.Version{version("broken", "sesame")})
+	if got := signature(); len(got) != 2 {
+		t.Errorf("a broken key ends the signing: %q", got)
 	}
 }
 

@@ -59,7 +59,7 @@ func TestEndThatIsBeingStored(t *testing.T) {
 		if !a.holds(1) || len(a.of("q")) != 0 {
 			t.Error("a job whose end is not stored yet is given up, or keeps its slot")
 		}
-		time.Sleep(endingMost + time.Second)
+		<-time.After(endingMost + time.Second)
 		if a.holds(1) {
 			t.Error("an end that is never stored is waited for without end")
 		}
@@ -99,7 +99,7 @@ func TestBlockedQueueIsLookedAtByOne(t *testing.T) {
 		v.note("q")
 		looks := 0
 		for range 100 { // ten seconds
-			time.Sleep(leasePoll / 2)
+			<-time.After(leasePoll / 2)
 			for range 50 {
 				if v.due("q") {
 					looks++

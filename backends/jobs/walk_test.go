@@ -14,6 +14,8 @@ import (
 
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 )
 
 // script is a target that answers as it is told.
@@ -42,8 +44,17 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 func walker(t *testing.T, target *script) *Service {
 	t.Helper()
 	c := Config{Queues: map[string]Queue{"q": {Target: "http://app.example/tasks"}}}
+	log := slog.New(slog.DiscardHandler)
+	key, err := newSigningKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign, err := newSigner(secret.NewSet("k", secret.Version{Value: secret.NewValue(key)}), log)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &Service{
-		log: slog.New(slog.DiscardHandler), queues: c.queues(), targets: newAllowList(c), signer: &signer{key: make([]byte, 32)},
+		log: log, queues: c.queues(), targets: newAllowList(c), signer: sign,
 		http: &http.Client{Transport: target}, wake: newWaker(), breakers: newBreakers(), active: newActive(), apiState: newAPIState(),
 	}
 }

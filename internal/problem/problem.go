@@ -26,6 +26,7 @@ const (
 	MissingToken         Code = "missing-token"
 	InvalidToken         Code = "invalid-token"
 	InvalidSignature     Code = "invalid-signature"
+	InsufficientLogin    Code = "insufficient-user-authentication" // RFC 9470
 	InsufficientScope    Code = "insufficient-scope"
 	Forbidden            Code = "forbidden"
 	NotFound             Code = "not-found"
@@ -69,6 +70,7 @@ var table = map[Code]entry{
 	MissingToken:         {http.StatusUnauthorized, ours + "missing-token", "An access token is required"},
 	InvalidToken:         {http.StatusUnauthorized, ours + "invalid-token", "The access token is not valid"},
 	InvalidSignature:     {http.StatusUnauthorized, ours + "invalid-signature", "The signature is not valid"},
+	InsufficientLogin:    {http.StatusUnauthorized, ours + "insufficient-user-authentication", "A stronger or a more recent login is required"},
 	InsufficientScope:    {http.StatusForbidden, ours + "insufficient-scope", "The access token does not allow this"},
 	Forbidden:            {http.StatusForbidden, ours + "forbidden", "This is not allowed"},
 	NotFound:             {http.StatusNotFound, ours + "not-found", "Nothing is here"},

@@ -50,13 +50,13 @@ const forms = "write redis://[user:password@]host:port[/database], rediss:// for
 
 // Check says what is wrong with c, without dialling.
 func (c Config) Check(secrets Secrets) error {
-	_, err := c.options(secrets)
+	_, _, err := c.options(secrets)
 	return err
 }
 
 // CheckAddresses says what is wrong with the addresses alone.
 func (c Config) CheckAddresses() error {
-	_, err := Config{Addresses: c.Addresses, Sentinel: c.Sentinel, Server: c.Server}.options(nil)
+	_, err := Config{Addresses: c.Addresses, Sentinel: c.Sentinel, Server: c.Server}.plainOptions()
 	return err
 }
 
@@ -174,8 +174,35 @@ func isPort(s string) bool {
 	return err == nil && n > 0 && n < 65536
 }
 
-// options are the client's. They hold the passwords.
-func (c Config) options(secrets Secrets) (*redis.UniversalOptions, error) {
+// passwords are the secret sets of a configuration, nil where it names none.
+type passwords struct{ server, sentinel *secret.Set }
+
+// options are the client's, without the passwords of sets.
+func (c Config) options(secrets Secrets) (o *redis.UniversalOptions, sets passwords, err error) {
+	if o, err = c.plainOptions(); err != nil {
+		return nil, sets, err
+	}
+	if c.Password != "" {
+		if o.Password != "" {
+			return nil, sets, errors.New("redis: the password is given twice, keep it either in the URL or as password SECRET")
+		}
+		if sets.server, err = named(secrets, c.Password); err != nil {
+			return nil, sets, err
+		}
+	}
+	if c.SentinelPassword != "" {
+		if c.Sentinel == "" {
+			return nil, sets, errors.New("redis: sentinel_password is for sentinel NAME host:port…, for the password of Redis write password SECRET")
+		}
+		if sets.sentinel, err = named(secrets, c.SentinelPassword); err != nil {
+			return nil, sets, err
+		}
+	}
+	return o, sets, c.trust(o)
+}
+
+// plainOptions are the options that need no secret and no file.
+func (c Config) plainOptions() (*redis.UniversalOptions, error) {
 	if len(c.Addresses) == 0 {
 		return nil, errors.New("redis: an address is missing: " + forms)
 	}
@@ -191,26 +218,10 @@ func (c Config) options(secrets Secrets) (*redis.UniversalOptions, error) {
 	if o.IsClusterMode = c.Sentinel == "" && (c.Cluster || len(o.Addrs) > 1); o.IsClusterMode && o.DB != 0 {
 		return nil, errors.New("redis: a Cluster has no databases, leave out the number after the addresses")
 	}
-	if c.Password != "" {
-		if o.Password != "" {
-			return nil, errors.New("redis: the password is given twice, keep it either in the URL or as password SECRET")
-		}
-		if o.Password, err = reveal(secrets, c.Password); err != nil {
-			return nil, err
-		}
-	}
-	if c.SentinelPassword != "" {
-		if c.Sentinel == "" {
-			return nil, errors.New("redis: sentinel_password is for sentinel NAME host:port…, for the password of Redis write password SECRET")
-		}
-		if o.SentinelPassword, err = reveal(secrets, c.SentinelPassword); err != nil {
-			return nil, err
-		}
-	}
 	if server.tls {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	return o, c.trust(o)
+	return o, nil
 }
 
 // server fills in the addresses, and returns how to speak to the servers.
@@ -265,13 +276,13 @@ func (c Config) trust(o *redis.UniversalOptions) error {
 	return nil
 }
 
-func reveal(secrets Secrets, name string) (string, error) {
+func named(secrets Secrets, name string) (*secret.Set, error) {
 	if secrets == nil {
-		return "", fmt.Errorf("redis: there are no secrets here, but password %s needs one", name)
+		return nil, fmt.Errorf("redis: there are no secrets here, but password %s needs one", name)
 	}
 	set, err := secrets(name)
 	if err != nil {
-		return "", fmt.Errorf("redis: %w", err)
+		return nil, fmt.Errorf("redis: %w", err)
 	}
-	return string(set.Newest().Value.Reveal()), nil
+	return set, nil
 }

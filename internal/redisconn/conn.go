@@ -29,7 +29,7 @@ const linger = 30 * time.Second
 // Conn is a client shared by all who opened the same configuration.
 type Conn struct {
 	client redis.UniversalClient
-	key    [sha256.Size]byte
+	key    connKey
 	alone  bool // not in the pool
 
 	refs  int         // guarded by pool.mu
@@ -38,8 +38,8 @@ type Conn struct {
 
 var pool = struct {
 	mu    sync.Mutex
-	conns map[[sha256.Size]byte]*Conn
-}{conns: map[[sha256.Size]byte]*Conn{}}
+	conns map[connKey]*Conn
+}{conns: map[connKey]*Conn{}}
 
 // quiet drops the driver's own log: it writes a line for every failed dial. Who uses a connection
 // reports when Redis goes and comes.
@@ -50,18 +50,19 @@ func (quiet) Printf(context.Context, string, ...any) {}
 var silence = sync.OnceFunc(func() { redis.SetLogger(quiet{}) })
 
 // Open is the connection for a configuration. It dials nothing: that is the first command's.
-// Whoever opened it closes it.
+// Whoever opened it closes it. Passwords of secret sets are those in force when a network connection
+// is made, so the sets must be kept up to date as long as it is open.
 func Open(c Config, secrets Secrets) (*Conn, error) {
-	o, err := c.options(secrets)
+	o, sets, err := c.options(secrets)
 	if err != nil {
 		return nil, err
 	}
-	key := sum(c, o)
+	key := keyOf(c, sets)
 	pool.mu.Lock()
 	defer pool.mu.Unlock()
 	conn := pool.conns[key]
 	if conn == nil {
-		conn = &Conn{client: connect(o), key: key}
+		conn = &Conn{client: connect(o, sets), key: key}
 		pool.conns[key] = conn
 	}
 	if conn.timer != nil {
@@ -74,21 +75,23 @@ func Open(c Config, secrets Secrets) (*Conn, error) {
 
 // New is a connection of the caller's own, which its Close closes at once: for a command or a test.
 func New(c Config, secrets Secrets) (*Conn, error) {
-	o, err := c.options(secrets)
+	o, sets, err := c.options(secrets)
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{client: connect(o), alone: true}, nil
+	return &Conn{client: connect(o, sets), alone: true}, nil
 }
 
-// sum identifies a configuration and the passwords in force.
-func sum(c Config, o *redis.UniversalOptions) [sha256.Size]byte {
-	b := fmt.Appendf(nil, "%q %q %q %q %v", c.Addresses, c.Sentinel, c.Server, c.CA, c.Cluster)
-	for _, s := range []string{o.Password, o.SentinelPassword} {
-		part := sha256.Sum256([]byte(s))
-		b = append(b, part[:]...)
-	}
-	return sha256.Sum256(b)
+// connKey identifies a configuration and the sets of its passwords, whatever versions they have: a
+// set is one for its name and source.
+type connKey struct {
+	config [sha256.Size]byte
+	sets   passwords
+}
+
+func keyOf(c Config, sets passwords) connKey {
+	// By parts, because a Config prints without the passwords in its URLs.
+	return connKey{sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %v", c.Addresses, c.Sentinel, c.Server, c.CA, c.Cluster)), sets}
 }
 
 // Client speaks to Redis. A command waits no longer than its context's deadline and is never retried.
@@ -125,7 +128,7 @@ func (c *Conn) expire() {
 	}
 }
 
-func connect(o *redis.UniversalOptions) redis.UniversalClient {
+func connect(o *redis.UniversalOptions, sets passwords) redis.UniversalClient {
 	silence()
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = dialTimeout, ioTimeout, ioTimeout
 	o.DialerRetries = 1
@@ -139,10 +142,15 @@ func connect(o *redis.UniversalOptions) redis.UniversalClient {
 	// RESP2 says all that is used here, and every dialect speaks it.
 	o.Protocol = 2
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	o.Dialer = dialer(o.TLSConfig)
+	o.Dialer = login{o.Username, sets}.dialer(o, dialer(o.TLSConfig))
+	if sets.server != nil {
+		o.Username = "" // the dialer logs in
+	}
 	switch {
 	case o.MasterName != "":
-		return redis.NewFailoverClient(o.Failover())
+		client := redis.NewFailoverClient(o.Failover())
+		client.AddHook(serverDials{})
+		return client
 	case o.IsClusterMode:
 		// NewUniversalClient would keep the map of a Cluster for a minute, and go on dialling a dead node.
 		cluster := o.Cluster()

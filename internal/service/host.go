@@ -16,7 +16,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
-	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret/source"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
@@ -30,8 +30,9 @@ type Settings struct {
 	DataDir string `json:"data_dir,omitempty"`
 	// Region names where this instance runs; it is shown, never guessed. Default: empty.
 	Region string `json:"region,omitempty"`
-	// Secrets are the named secret sets and where each is read from.
-	Secrets map[string]secret.Source `json:"secrets,omitempty"`
+	// Secrets are the named secret sets and where each is read from. They are kept up to date while the
+	// process runs: a new value needs no change of configuration.
+	Secrets map[string]source.Source `json:"secrets,omitempty"`
 	// Database is the PostgreSQL that holds the rows, which several instances may share:
 	// postgres://user@host[:port]/database, without a password. Options such as sslmode follow after a ?;
 	// what it leaves out is as libpq has it, also PGPASSWORD. Default: SQLite in DataDir.
@@ -51,7 +52,7 @@ type Host struct {
 	// Region is Settings.Region.
 	Region string
 
-	secrets map[string]*secret.Set
+	secrets Secrets
 	opener  func(name string) (Opener, error)
 	redis   redisRef
 
@@ -69,26 +70,24 @@ type hosted struct {
 	requests atomic.Int64
 }
 
-// LoadSecrets reads every named set. It has no side effects, so it may run where a configuration is only checked.
-func (s Settings) LoadSecrets() (map[string]*secret.Set, error) {
-	sets := make(map[string]*secret.Set, len(s.Secrets))
-	for _, name := range slices.Sorted(maps.Keys(s.Secrets)) {
-		set, err := s.Secrets[name].Load(name)
-		if err != nil {
-			return nil, err
-		}
-		sets[name] = set
-	}
-	return sets, nil
-}
-
 // CheckDatabase says what is wrong with Database and DatabasePassword, without dialling.
-func (s *Settings) CheckDatabase(secrets map[string]*secret.Set) error {
-	_, err := s.dsn(secrets)
-	return err
+func (s *Settings) CheckDatabase() error {
+	if s.Database == "" {
+		if s.DatabasePassword != "" {
+			return errors.New("database_password is for database, name that or leave it out")
+		}
+		return nil
+	}
+	if err := s.CheckDatabaseURL(); err != nil || s.DatabasePassword == "" {
+		return err
+	}
+	if _, ok := s.Secrets[s.DatabasePassword]; !ok {
+		return fmt.Errorf("database: there is no secret named %q for its password, known are: %s", s.DatabasePassword, list(slices.Sorted(maps.Keys(s.Secrets))))
+	}
+	return nil
 }
 
-// CheckDatabaseURL is CheckDatabase before there are secrets.
+// CheckDatabaseURL is CheckDatabase without the password.
 func (s *Settings) CheckDatabaseURL() error {
 	if err := sqldb.CheckPostgres(s.Database); err != nil {
 		return err
@@ -99,54 +98,40 @@ func (s *Settings) CheckDatabaseURL() error {
 	return nil
 }
 
-// dsn is the URL of the database with its password, empty for SQLite.
-func (s *Settings) dsn(secrets map[string]*secret.Set) (string, error) {
-	if s.Database == "" {
-		if s.DatabasePassword != "" {
-			return "", errors.New("database_password is for database, name that or leave it out")
-		}
-		return "", nil
-	}
-	if err := s.CheckDatabaseURL(); err != nil || s.DatabasePassword == "" {
-		return s.Database, err
-	}
-	set, ok := secrets[s.DatabasePassword]
-	if !ok {
-		return "", fmt.Errorf("database: there is no secret named %q for its password, known are: %s", s.DatabasePassword, list(slices.Sorted(maps.Keys(secrets))))
-	}
-	return sqldb.WithPassword(s.Database, string(set.Newest().Value.Reveal()))
-}
-
 // Dir is the data directory: DataDir or its default.
 func (s *Settings) Dir() string { return cmp.Or(s.DataDir, "data") }
 
-// NewHost opens the data directory. opener gives the configuration of a backend by name; its error
+// NewHost opens the secrets and begins to watch them, and opens the data directory. opener gives the configuration of a backend by name; its error
 // for an unknown name says which names there are.
 func NewHost(ctx context.Context, s Settings, log *slog.Logger, opener func(name string) (Opener, error)) (*Host, error) {
-	secrets, err := s.LoadSecrets()
+	if err := s.CheckDatabase(); err != nil {
+		return nil, err
+	}
+	secrets, err := s.OpenSecrets(log)
 	if err != nil {
 		return nil, err
 	}
-	dsn, err := s.dsn(secrets)
-	if err != nil {
+	if err = secrets.start(ctx); err != nil {
+		secrets.Close()
 		return nil, err
 	}
-	node, err := openNode(ctx, s.Dir(), dsn)
+	var password *source.Handle
+	if s.DatabasePassword != "" {
+		// The node's own hold: it may outlive this host.
+		if password, err = source.Open(s.DatabasePassword, s.Secrets[s.DatabasePassword], log); err != nil {
+			secrets.Close()
+			return nil, err
+		}
+	}
+	node, err := openNode(ctx, s.Dir(), s.Database, password, log)
 	if err != nil {
+		secrets.Close()
 		return nil, err
 	}
 	h := &Host{Node: node, Log: logger(log), Region: s.Region, secrets: secrets, opener: opener, hosted: map[string]*hosted{}}
 	h.redis.config = s.Redis
 	h.runCtx, h.stop = context.WithCancel(context.Background())
 	return h, nil
-}
-
-// Secret is the named secret set.
-func (h *Host) Secret(name string) (*secret.Set, error) {
-	if s, ok := h.secrets[name]; ok {
-		return s, nil
-	}
-	return nil, fmt.Errorf("there is no secret named %q, known are: %s", name, list(slices.Sorted(maps.Keys(h.secrets))))
 }
 
 // Open opens and runs the named backends that are not open yet.
@@ -275,7 +260,9 @@ func (h *Host) Close() error {
 		}
 	}
 	h.redis.release()
-	return errors.Join(late, h.release())
+	late = errors.Join(late, h.release())
+	h.secrets.Close()
+	return late
 }
 
 // drain waits until no background work runs and no request is in flight, 30 s at most.

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret/source"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
@@ -21,15 +23,22 @@ type Node struct {
 	Dir string
 	DB  *sqldb.DB
 
-	key  nodeKey
-	mark *os.File // the lock in the directory; on PostgreSQL the directory itself
-	mu   sync.Mutex
-	mem  map[string]any
-	refs int
+	key      nodeKey
+	mark     *os.File // the lock in the directory; on PostgreSQL the directory itself
+	password *source.Handle
+	log      *slog.Logger
+	keys     keyring
+	mu       sync.Mutex
+	mem      map[string]any
+	refs     int
 }
 
-// nodeKey tells the nodes of a process apart. dsn is empty for SQLite.
-type nodeKey struct{ dir, dsn string }
+// nodeKey tells the nodes of a process apart. database is empty for SQLite; password is the set of its
+// source, so it is another one for another source, and the same one whatever its versions are.
+type nodeKey struct {
+	dir, database string
+	password      *secret.Set
+}
 
 var (
 	nodesMu sync.Mutex
@@ -37,37 +46,50 @@ var (
 )
 
 // openNode opens the data directory and the database, or takes one more reference on them if this
-// process has them open.
-func openNode(ctx context.Context, dir, dsn string) (*Node, error) {
+// process has them open. password is a hold on the password's set, nil
+// if there is none; the node gives it back.
+func openNode(ctx context.Context, dir, database string, password *source.Handle, log *slog.Logger) (*Node, error) {
+	n, taken, err := takeNode(ctx, dir, database, password, log)
+	if !taken && password != nil {
+		password.Close()
+	}
+	return n, err
+}
+
+// takeNode is openNode; taken says that the node has kept password.
+func takeNode(ctx context.Context, dir, database string, password *source.Handle, log *slog.Logger) (n *Node, taken bool, err error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
+		return nil, false, fmt.Errorf("data_dir %s: %w", dir, err)
 	}
-	key := nodeKey{abs, dsn}
+	key := nodeKey{dir: abs, database: database}
+	if password != nil {
+		key.password = password.Set()
+	}
 	nodesMu.Lock()
 	defer nodesMu.Unlock()
 	if n, ok := nodes[key]; ok {
 		n.refs++
-		return n, nil
+		return n, false, nil
 	}
 	if err = os.MkdirAll(abs, 0o700); err != nil {
-		return nil, fmt.Errorf("data_dir %s cannot be created, choose another or correct the permissions: %w", dir, err)
+		return nil, false, fmt.Errorf("data_dir %s cannot be created, choose another or correct the permissions: %w", dir, err)
 	}
-	n := &Node{Dir: abs, key: key, mem: map[string]any{}, refs: 1}
+	n = &Node{Dir: abs, key: key, password: password, log: logger(log), mem: map[string]any{}, refs: 1}
 	if err = n.open(ctx); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	nodes[key] = n
-	return n, nil
+	return n, true, nil
 }
 
 // open opens what the node stands for. SQLite is for one process, PostgreSQL for many.
 func (n *Node) open(ctx context.Context) (err error) {
-	if n.key.dsn != "" {
+	if n.key.database != "" {
 		if n.mark, err = os.Open(n.Dir); err != nil {
 			return fmt.Errorf("data_dir %s is not readable, correct its permissions: %w", n.Dir, err)
 		}
-		if n.DB, err = sqldb.OpenPostgres(ctx, n.key.dsn); err != nil {
+		if n.DB, err = sqldb.OpenPostgresAs(ctx, n.key.database, n.key.password); err != nil {
 			return errors.Join(err, n.mark.Close())
 		}
 		return nil
@@ -106,6 +128,10 @@ func (n *Node) release() error {
 		return nil
 	}
 	delete(nodes, n.key)
+	n.keys.close()
+	if n.password != nil {
+		n.password.Close()
+	}
 	return errors.Join(n.DB.Close(), n.mark.Close())
 }
 
@@ -137,24 +163,6 @@ func (n *Node) Memory(key string, create func() any) any {
 		n.mem[key] = v
 	}
 	return v
-}
-
-// WriteFile writes a file of mode 0600, all of it or nothing: it is in a new place and synced before
-// publish, os.Rename or os.Link, gives it its name. The folder is made where there is none.
-func WriteFile(path string, b []byte, publish func(from, to string) error) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(b)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return publish(tmp.Name(), path)
 }
 
 // logger is the host's logger, or one that drops everything.

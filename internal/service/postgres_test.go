@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
-	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret/source"
 )
 
 func postgresHost(t *testing.T, dir, dsn string) *Host {
@@ -101,7 +101,7 @@ func TestTheKeyFileMovesToPostgreSQL(t *testing.T) {
 
 func TestDatabaseErrorsSayWhatToDo(t *testing.T) {
 	t.Setenv("GATEHOUSE_TEST_DB", "hunter2")
-	secrets := map[string]secret.Source{"db": {Env: "GATEHOUSE_TEST_DB"}}
+	secrets := map[string]source.Source{"db": {Env: "GATEHOUSE_TEST_DB"}}
 	for name, c := range map[string]struct {
 		settings Settings
 		want     string
@@ -125,14 +125,21 @@ func TestDatabaseErrorsSayWhatToDo(t *testing.T) {
 
 func TestThePasswordIsOfASecret(t *testing.T) {
 	t.Setenv("GATEHOUSE_TEST_DB", "p@ss:/?#%\u00fc")
-	s := pgtest.Start(t, pgtest.Fast) // which lets everybody in, so the DSN is looked at
-	settings := Settings{DataDir: t.TempDir(), Database: s.URL, DatabasePassword: "db", Secrets: map[string]secret.Source{"db": {Env: "GATEHOUSE_TEST_DB"}}}
+	s := pgtest.Start(t, pgtest.Fast) // which lets everybody in
+	settings := Settings{DataDir: t.TempDir(), Database: s.URL, DatabasePassword: "db", Secrets: map[string]source.Source{"db": {Env: "GATEHOUSE_TEST_DB"}}}
 	h, err := NewHost(t.Context(), settings, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = h.Close() }()
-	if !strings.Contains(h.key.dsn, "gatehouse:p%40ss%3A%2F%3F%23%25%C3%BC@127.0.0.1") {
-		t.Errorf("got %s", h.key.dsn)
+	if got := string(h.key.password.Newest().Value.Reveal()); got != "p@ss:/?#%\u00fc" || strings.Contains(h.key.database, "p@ss") {
+		t.Errorf("got %s in %s", got, h.key.database)
+	}
+	again, err := NewHost(t.Context(), settings, nil, nil)
+	if err != nil || again.Node != h.Node {
+		t.Fatalf("a second host has another node, %v", err)
+	}
+	if err = again.Close(); err != nil {
+		t.Error(err)
 	}
 }

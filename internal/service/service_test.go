@@ -13,7 +13,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret/source"
 )
 
 // fake is a backend that records its life.
@@ -197,7 +197,7 @@ func TestGeneratedKeyIsMadeOnce(t *testing.T) {
 func TestSecretsAndHealth(t *testing.T) {
 	sick := errors.New("sick")
 	t.Setenv("GATEHOUSE_TEST_A", "v")
-	h, err := NewHost(t.Context(), Settings{DataDir: t.TempDir(), Secrets: map[string]secret.Source{"a": {Env: "GATEHOUSE_TEST_A"}}}, nil,
+	h, err := NewHost(t.Context(), Settings{DataDir: t.TempDir(), Secrets: map[string]source.Source{"a": {Env: "GATEHOUSE_TEST_A"}}}, nil,
 		func(string) (Opener, error) { return &fake{name: "b", events: new(events), health: sick}, nil })
 	if err != nil {
 		t.Fatal(err)

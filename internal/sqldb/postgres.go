@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 )
 
 const (
@@ -34,11 +36,21 @@ const postgresForm = "write postgres://user@host[:port]/database[?sslmode=verify
 // postgresql. It dials, so a server that cannot be reached is an error; later the pools connect anew
 // by themselves. No error shows the password. The caller closes it.
 func OpenPostgres(ctx context.Context, dsn string) (*DB, error) {
+	return OpenPostgresAs(ctx, dsn, nil)
+}
+
+// OpenPostgresAs is OpenPostgres with the password in a secret set, unless that is nil. Every new
+// connection is made with the newest version, or with another one that is active if the server does
+// not take that. The set must be kept up to date as long as the database is open.
+func OpenPostgresAs(ctx context.Context, dsn string, password *secret.Set) (*DB, error) {
 	pool, err := parsePostgres(dsn)
 	if err != nil {
 		return nil, err
 	}
-	db, config := &DB{Write: newPool(pool), Read: newPool(pool), postgres: pool}, pool.ConnConfig
+	if password != nil {
+		pool.BeforeConnect = choosePassword(password)
+	}
+	db, config := &DB{Write: newPool(pool, password), Read: newPool(pool, password), postgres: pool}, pool.ConnConfig
 	dial, cancel := context.WithTimeout(ctx, patience(config))
 	defer cancel()
 	if err = db.Write.PingContext(dial); err != nil {
@@ -123,8 +135,11 @@ func parsePostgres(dsn string) (*pgxpool.Config, error) {
 	return pool, nil
 }
 
-func newPool(config *pgxpool.Config) *sql.DB {
-	db := stdlib.OpenDB(*config.ConnConfig)
+func newPool(config *pgxpool.Config, password *secret.Set) *sql.DB {
+	db := sql.OpenDB(stdlib.GetConnector(*config.ConnConfig))
+	if password != nil {
+		db = sql.OpenDB(connector{config.ConnConfig, password})
+	}
 	db.SetMaxOpenConns(int(config.MaxConns))
 	db.SetMaxIdleConns(int(config.MaxConns))
 	db.SetConnMaxIdleTime(idleTime)
@@ -161,16 +176,6 @@ func HasPassword(dsn string) bool {
 	return set || u.Query().Has("password") || u.Query().Has("sslpassword")
 }
 
-// WithPassword is dsn with that password.
-func WithPassword(dsn, password string) (string, error) {
-	u, err := url.Parse(dsn)
-	if err != nil {
-		return "", CheckPostgres(dsn)
-	}
-	u.User = url.UserPassword(u.User.Username(), password)
-	return u.String(), nil
-}
-
 // wire tells a lost connection to the database from other network errors.
 type wire struct{ net.Conn }
 
@@ -204,7 +209,8 @@ func isBusyPostgres(err error) bool {
 		switch e.Code {
 		case "40001", "40P01", // given up for another transaction
 			"25006",          // a server that only reads, in the middle of a failover
-			"55P03", "57014": // a lock or a statement took too long
+			"55P03", "57014", // a lock or a statement took too long
+			"28P01", "28000": // a password that is being rotated, or one to be corrected
 			return true
 		}
 		switch e.Code[:min(2, len(e.Code))] {

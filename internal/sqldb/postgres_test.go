@@ -65,17 +65,6 @@ func TestPasswords(t *testing.T) {
 			t.Errorf("%s: got %v", dsn, !want)
 		}
 	}
-	got, err := WithPassword("postgres://u@h/d?sslmode=disable", "a:b/c@d %")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool, err := parsePostgres(got)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if config := pool.ConnConfig; config.Password != "a:b/c@d %" || config.User != "u" || config.Host != "h" || config.Database != "d" {
-		t.Errorf("got %s", got)
-	}
 }
 
 func TestPostgresOutOfReach(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 func init() {
@@ -89,7 +90,7 @@ func (*backendsAPI) Routes() []caddy.AdminRoute {
 			problem.Write(w, r, err)
 			return nil
 		}
-		http.StripPrefix(backendsPath+name, h).ServeHTTP(w, r)
+		http.StripPrefix(backendsPath+name, h).ServeHTTP(w, r.WithContext(service.AsAdmin(r.Context())))
 		return nil
 	})}}
 }

@@ -2,6 +2,7 @@ package gatehouse
 
 import (
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -11,7 +12,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
-	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret/aws"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret/source"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret/vault"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/capture"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
@@ -44,8 +47,24 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 //	gatehouse {
 //		data_dir PATH                    # default ./data
 //		region   NAME
-//		secret   NAME file PATH          # one trailing newline is not part of the value
-//		secret   NAME env  VARIABLE
+//		secret   NAME file PATH {        # the value, of which one trailing newline is no part, or {"versions":[...]}
+//			overlap 24h              # how long a replaced value goes on verifying; default 0
+//			poll    30s              # 1s to 1m; files are watched besides
+//		}
+//		secret   NAME dir  PATH          # each file is a version, the last in natural order the newest; same block
+//		secret   NAME env  VARIABLE      # never changes; overlap alone
+//		secret   NAME vault MOUNT/PATH { # HashiCorp Vault, key-value store of version 2; also overlap and poll
+//			address   URL
+//			namespace NAME
+//			field     NAME
+//			auth      approle ROLE_ID_FILE SECRET_ID_FILE | kubernetes ROLE [MOUNT] | token_file PATH
+//			ca        PATH
+//		}
+//		secret   NAME aws SECRET_ID {    # AWS Secrets Manager; also overlap and poll
+//			region   NAME
+//			field    JSON_KEY
+//			endpoint URL
+//		}
 //		backend  NAME {                  # settings of a bundled backend, see its own grammar
 //			...
 //		}
@@ -99,25 +118,92 @@ func (a *App) parseSecret(d *caddyfile.Dispenser) error {
 	if len(args) != 3 {
 		return d.Err("secret needs a name, a source and its argument, such as: secret jwt file /run/secrets/jwt")
 	}
-	name, source, arg := args[0], args[1], args[2]
-	at := d.File() + ":" + strconv.Itoa(d.Line())
+	name, kind, arg := args[0], args[1], args[2]
 	if _, ok := a.Secrets[name]; ok {
 		return d.Errf("secret %s is given twice, keep one of the lines", name)
 	}
-	if a.Secrets == nil {
-		a.Secrets = map[string]secret.Source{}
-	}
-	switch source {
+	s := source.Source{At: d.File() + ":" + strconv.Itoa(d.Line())}
+	var options []dispense.Option
+	switch kind {
 	case "file":
-		a.Secrets[name] = secret.Source{File: arg, At: at}
+		s.File = arg
+	case "dir":
+		s.Dir = arg
 	case "env":
-		a.Secrets[name] = secret.Source{Env: arg, At: at}
-	case "dir", "vault", "aws":
-		return d.Errf("secret %s: the source %s is not supported by this version, use file or env", name, source)
+		s.Env = arg
+	case "vault":
+		s.Vault = &vault.Config{Path: arg}
+		options = vaultOptions(s.Vault)
+	case "aws":
+		s.AWS = &aws.Config{SecretID: arg}
+		options = awsOptions(s.AWS)
 	default:
-		return d.Errf("secret %s: %s", name, dispense.Unknown("source", source, []string{"file", "env"}))
+		return d.Errf("secret %s: %s", name, dispense.Unknown("source", kind, source.Kinds))
+	}
+	options = append(options,
+		dispense.Option{Name: "overlap", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &s.Overlap) }},
+		dispense.Option{Name: "poll", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &s.Poll) }},
+	)
+	if err := dispense.Block(d, "secret "+name+" "+kind, options...); err != nil {
+		return err
+	}
+	if err := s.Validate(); err != nil {
+		return fmt.Errorf("secret %s: %w, at %s", name, err, s.At)
+	}
+	if a.Secrets == nil {
+		a.Secrets = map[string]source.Source{}
+	}
+	a.Secrets[name] = s
+	return nil
+}
+
+func vaultOptions(c *vault.Config) []dispense.Option {
+	return []dispense.Option{
+		{Name: "address", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.Address) }},
+		{Name: "namespace", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.Namespace) }},
+		{Name: "field", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.Field) }},
+		{Name: "auth", Parse: func(d *caddyfile.Dispenser) error { return parseVaultAuth(d, c) }},
+		{Name: "ca", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.CA) }},
+	}
+}
+
+func parseVaultAuth(d *caddyfile.Dispenser, c *vault.Config) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Err("auth needs a method, such as: auth approle /run/secrets/role-id /run/secrets/secret-id")
+	}
+	method, args := args[0], args[1:]
+	switch method {
+	case "approle":
+		if len(args) != 2 {
+			return d.Err("auth approle needs the file of the role ID and that of the secret ID, such as: auth approle /run/secrets/role-id /run/secrets/secret-id")
+		}
+		c.AppRole = &vault.AppRole{RoleIDFile: args[0], SecretIDFile: args[1]}
+	case "kubernetes":
+		if len(args) != 1 && len(args) != 2 {
+			return d.Err("auth kubernetes needs a role, and may have a mount, such as: auth kubernetes gatehouse")
+		}
+		c.Kubernetes = &vault.Kubernetes{Role: args[0]}
+		if len(args) == 2 {
+			c.Kubernetes.Mount = args[1]
+		}
+	case "token_file":
+		if len(args) != 1 {
+			return d.Err("auth token_file needs the file of the token, such as: auth token_file /run/secrets/vault-token")
+		}
+		c.TokenFile = args[0]
+	default:
+		return d.Errf("%s", dispense.Unknown("method of auth", method, []string{"approle", "kubernetes", "token_file"}))
 	}
 	return nil
+}
+
+func awsOptions(c *aws.Config) []dispense.Option {
+	return []dispense.Option{
+		{Name: "region", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.Region) }},
+		{Name: "field", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.Field) }},
+		{Name: "endpoint", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.Endpoint) }},
+	}
 }
 
 func (a *App) parseBackend(d *caddyfile.Dispenser) error {

@@ -71,6 +71,11 @@ func (a *App) health(ctx context.Context) health {
 			}
 			all.add(p)
 		}
+		for _, s := range host.SecretStatus() {
+			if s.Error != "" {
+				all.add(part{Name: "secret " + s.Name, State: stateDegraded, Detail: oneLine("what was read before is in force: " + s.Error)})
+			}
+		}
 	}
 	a.mu.Lock()
 	reports := slices.Clone(a.reports)

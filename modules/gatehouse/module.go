@@ -24,6 +24,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/capture"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/event"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 )
 
 // Namespace is where the bundled backends are registered as Caddy modules.
@@ -45,7 +46,7 @@ type App struct {
 	ctx     caddy.Context
 	log     *slog.Logger
 	openers map[string]service.Opener
-	secrets map[string]*secret.Set
+	secrets service.Secrets   // from Provision to Cleanup
 	key     [sha256.Size]byte // of everything that the host depends on
 	mu      sync.Mutex
 	used    []string
@@ -88,11 +89,14 @@ func (p pooledHost) Destruct() error {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.started = ctx, make(chan struct{})
 	a.log = slog.New(zapslog.NewHandler(ctx.Logger().Core(), zapslog.WithName("gatehouse")))
-	secrets, err := a.LoadSecrets()
+	secrets, err := a.OpenSecrets(a.log)
 	if err != nil {
 		return err
 	}
 	a.secrets = secrets
+	if err = meter.Register(ctx, secretCollector{a}); err != nil {
+		return err
+	}
 	if err = a.checkRedis(); err != nil {
 		return err
 	}
@@ -122,10 +126,11 @@ func (a *App) checkDatabase() error {
 			return fmt.Errorf("database: %w", err)
 		}
 	}
-	return a.CheckDatabase(a.secrets)
+	return a.CheckDatabase()
 }
 
-// hash identifies the settings and the secrets in force, so that a changed key file makes a new host.
+// hash identifies the settings. Of the secrets it has the sources and not the values: a rotated secret
+// restarts nothing.
 func (a *App) hash() error {
 	h := sha256.New()
 	settings := a.Settings
@@ -139,11 +144,6 @@ func (a *App) hash() error {
 		Backends caddy.ModuleMap
 	}{settings, a.BackendsRaw}); err != nil {
 		return fmt.Errorf("encoding the settings: %w", err)
-	}
-	for _, name := range slices.Sorted(maps.Keys(a.secrets)) {
-		for _, v := range a.secrets[name].Versions() {
-			_, _ = h.Write(v.Value.Reveal())
-		}
 	}
 	h.Sum(a.key[:0])
 	return nil
@@ -214,6 +214,7 @@ func (a *App) Cleanup() error {
 	a.capture.Release()
 	a.capture = nil
 	a.redis.release()
+	a.secrets.Close()
 	if a.pooled.Host == nil {
 		return nil
 	}
@@ -271,10 +272,12 @@ func known(name string) error {
 // Dir is the data directory. It need not exist before Start.
 func (a *App) Dir() string { return a.Settings.Dir() }
 
-// Secret is the named secret set, for the Provision of a directive.
+// Secret is the named secret set, for the Provision of a directive. It changes while it lives: its
+// versions are asked for each time they are needed, and what is made of them is kept in a
+// secret.Derived. A set that is kept in Vault or AWS is empty until Start has read it.
 func (a *App) Secret(name string) (*secret.Set, error) {
 	if s, ok := a.secrets[name]; ok {
-		return s, nil
+		return s.Set(), nil
 	}
 	what := "no secret is configured, " + name + " is needed"
 	if names := slices.Sorted(maps.Keys(a.secrets)); len(names) > 0 {
@@ -353,6 +356,17 @@ func (r *Ref[T]) Handler(ctx context.Context) (http.Handler, error) {
 		return nil, service.Unavailable(r.name, err)
 	}
 	return host.Handler(r.name)
+}
+
+// Serving is the host of the active configuration, for the admin endpoint; nil if it does not use the
+// app, or none is active.
+func Serving() *service.Host {
+	if active := caddy.ActiveContext(); active.Context != nil {
+		if app, err := active.AppIfConfigured("gatehouse"); err == nil {
+			return app.(*App).host.Load()
+		}
+	}
+	return nil
 }
 
 func (a *App) wait(ctx context.Context) (*service.Host, error) {

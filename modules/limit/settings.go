@@ -17,7 +17,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
-	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/internal/wholefile"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
 )
 
@@ -213,7 +213,7 @@ func (f fileKeeper) change(ctx context.Context, do func(*settings) error) (setti
 	if err != nil {
 		return set, fmt.Errorf("encoding the plans: %w", err)
 	}
-	if err = service.WriteFile(string(f), b, os.Rename); err != nil {
+	if err = wholefile.Write(string(f), b, os.Rename); err != nil {
 		return set, fmt.Errorf("keeping the plans: %w", err)
 	}
 	return set, nil

@@ -13,6 +13,7 @@ import (
 	_ "github.com/gatehouse-proxy/gatehouse/modules/jwtauth"        // jwt_auth
 	_ "github.com/gatehouse-proxy/gatehouse/modules/limit"          // limit, quota
 	_ "github.com/gatehouse-proxy/gatehouse/modules/problem"        // problem
+	_ "github.com/gatehouse-proxy/gatehouse/modules/secrets"        // the commands secrets status and rotate
 	_ "github.com/gatehouse-proxy/gatehouse/modules/webhookverify"  // webhook_verify
 
 	// The bundled backends.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/webhooks"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
@@ -60,12 +62,13 @@ type Handler struct {
 	Ingest string `json:"ingest,omitempty"`
 
 	scheme    *signature.Scheme
-	keys      []signature.Key
+	keys      []*secret.Derived[[]key] // one for each secret
 	tolerance time.Duration
 	maxBody   int64
 	find      finder
 	receiver  *gatehouse.Ref[Receiver]
 	refuse    *refuse.Refuser
+	log       *slog.Logger
 }
 
 // Receiver takes verified events in; the webhooks backend is one.
@@ -80,6 +83,7 @@ type Receiver interface {
 // Provision checks the configuration and reads the secrets.
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	h.refuse = refuse.New(ctx.Logger())
+	h.log = ctx.Slogger()
 	var ok bool
 	if h.scheme, ok = signature.Schemes[h.Scheme]; !ok {
 		return unknownScheme(h.Scheme)
@@ -121,13 +125,16 @@ func (h *Handler) loadKeys(ctx caddy.Context) error {
 		if err != nil {
 			return err
 		}
-		for _, v := range set.Versions() {
-			key, err := h.scheme.ParseKey(v.Value.Reveal())
-			if err != nil {
-				return fmt.Errorf("secret %s for webhook_verify %s: %w", name, h.Scheme, err)
+		keys := newKeys(h.scheme, set)
+		if len(set.Versions()) > 0 { // or it is read at the start
+			if _, err = keys.Get(); err != nil {
+				return err
 			}
-			h.keys = append(h.keys, key)
 		}
+		keys.Failed = func(err error) {
+			h.log.Warn("a new version of a secret cannot be used, the keys before it stay", "error", err)
+		}
+		h.keys = append(h.keys, keys)
 	}
 	return nil
 }
@@ -145,7 +152,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.refuse.Error(w, r, err)
 	}
-	event, err := h.scheme.Verify(time.Now(), r.Header, body, h.tolerance, h.keys...)
+	event, err := verify(h.scheme, time.Now(), r.Header, body, h.tolerance, h.keys)
 	if err != nil {
 		return h.refuse.Error(w, r, forged(err))
 	}

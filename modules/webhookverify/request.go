@@ -49,6 +49,9 @@ func notPost() error {
 
 // forged is the answer to a request that is not genuine.
 func forged(err error) error {
+	if _, ok := errors.AsType[*problem.Error](err); ok {
+		return err
+	}
 	e := problem.New(problem.InvalidSignature, "").Because(err)
 	e.Header = http.Header{"Www-Authenticate": {`Signature realm="gatehouse"`}} // a 401 must have a challenge (RFC 9110 section 15.5.2)
 	if s, ok := errors.AsType[*signature.Error](err); ok {

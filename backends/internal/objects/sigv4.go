@@ -59,7 +59,9 @@ func (k Keys) Presign(now time.Time, method string, u *url.URL, header http.Head
 	})
 	signed := *u
 	signed.RawPath = uriEncode(u.Path, true)
-	signed.RawQuery = canonicalQuery(query) + "&X-Amz-Signature=" + k.sign(k.Secrets.Newest(), date, canonical)
+	newest := k.Secrets.Newest()
+	newest.Used(now)
+	signed.RawQuery = canonicalQuery(query) + "&X-Amz-Signature=" + k.sign(newest, date, canonical)
 	return signed.String()
 }
 
@@ -104,6 +106,7 @@ func (k Keys) Verify(r *http.Request, now time.Time) *Error {
 		canonical := canonicalRequest(method, r.URL.Path, query, p.signedHeaders, requestHeader(r))
 		for _, version := range k.Secrets.Versions() {
 			if hmac.Equal([]byte(k.sign(version, p.date, canonical)), []byte(p.signature)) {
+				version.Used(now)
 				return nil
 			}
 		}

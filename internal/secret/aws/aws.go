@@ -1,0 +1,212 @@
+// Package aws reads a secret set from AWS Secrets Manager.
+package aws
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/smithy-go/logging"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret/remote"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+)
+
+const (
+	current  = "AWSCURRENT"
+	previous = "AWSPREVIOUS"
+	// requestTimeout bounds a fetch whose context has no nearer end, the tries of the SDK included.
+	requestTimeout = 30 * time.Second
+	maxSecretID    = 2048
+)
+
+// Config says which secret it is. The credentials are those that the AWS SDK finds: environment
+// variables, shared files, a web identity, the container's or the instance's role. They need
+// secretsmanager:GetSecretValue on the secret, and kms:Decrypt if it has a key of its own.
+type Config struct {
+	// SecretID is the secret's name or whole ARN. Required.
+	SecretID string `json:"secret_id"`
+	// Region is the secret's region. Default: that of the ARN, else what the SDK finds, such as AWS_REGION.
+	Region string `json:"region,omitempty"`
+	// Field is the member of the secret's JSON object that holds the value. Default: all of the secret is the value.
+	Field string `json:"field,omitempty"`
+	// Endpoint is another URL of the service: https, or http on this machine. Default: the region's.
+	Endpoint string `json:"endpoint,omitempty"`
+	// Overlap is how long the version AWSPREVIOUS goes on verifying, counted from the creation of the
+	// version AWSCURRENT. Default: 0, AWSCURRENT alone is valid.
+	Overlap unit.Duration `json:"-"`
+}
+
+// Validate says what is wrong with the settings.
+func (c Config) Validate() error {
+	parts := strings.Split(c.SecretID, ":")
+	isARN := parts[0] == "arn"
+	switch {
+	case c.SecretID == "" || len(c.SecretID) > maxSecretID || strings.ContainsAny(c.SecretID, " \t\r\n"):
+		return errors.New("secret_id must be the secret's name or ARN, such as prod/gatehouse/jwt")
+	case isARN && (len(parts) != 7 || parts[2] != "secretsmanager" || parts[3] == ""):
+		return errors.New("secret_id begins with arn: but is no ARN of a secret, write arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME")
+	case isARN && c.Region != "" && c.Region != parts[3]:
+		return fmt.Errorf("region %.40q is not that of the ARN, %.40q: leave out region", c.Region, parts[3])
+	case c.Region != "" && strings.ContainsFunc(c.Region, func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') && (r < '0' || r > '9') }):
+		return fmt.Errorf("region %.40q must be one such as eu-west-1", c.Region)
+	case c.Endpoint != "":
+		return remote.CheckURL("endpoint", c.Endpoint)
+	}
+	return nil
+}
+
+func (c Config) region() string {
+	if parts := strings.Split(c.SecretID, ":"); parts[0] == "arn" && len(parts) == 7 {
+		return parts[3]
+	}
+	return c.Region
+}
+
+// store is one secret.
+type store struct {
+	Config
+	now  func() time.Time
+	turn chan struct{} // holds the one fetch under way, which alone uses what follows
+	api  *secretsmanager.Client
+}
+
+// New is the set's source. It looks for credentials and asks the service when it is first read.
+func New(c Config) (secret.Fetcher, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return &store{Config: c, now: time.Now, turn: make(chan struct{}, 1)}, nil
+}
+
+// Fetch reads the current version, and the previous one while the overlap keeps it.
+func (s *store) Fetch(ctx context.Context) ([]secret.Version, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for the fetch before: %w", ctx.Err())
+	}
+	defer func() { <-s.turn }()
+	if err := s.connect(ctx); err != nil {
+		return nil, err
+	}
+	now, err := s.get(ctx, current)
+	if err != nil {
+		return nil, err
+	}
+	versions, err := s.parse(now)
+	until := aws.ToTime(now.CreatedDate).Add(s.Overlap.Std())
+	if err != nil || s.Overlap <= 0 || !until.After(s.now()) {
+		return versions, err
+	}
+	before, err := s.get(ctx, previous)
+	if errors.Is(err, errNotFound) { // it has never been rotated
+		return versions, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	// What cannot be read of it is no reason to refuse the current one.
+	if replaced, err := s.parse(before); err == nil {
+		versions = remote.Before(versions, replaced, until, s.label(before))
+	}
+	return versions, nil
+}
+
+// connect makes the client, with the credentials that are found now.
+func (s *store) connect(ctx context.Context) error {
+	if s.api != nil {
+		return nil
+	}
+	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})} // it would write to standard error
+	if region := s.region(); region != "" {
+		options = append(options, config.WithRegion(region))
+	}
+	loaded, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return errors.New("the settings of the AWS SDK cannot be used: check ~/.aws/config and the environment variables that begin with AWS_") // its own error may hold a line of a file
+	}
+	if loaded.Region == "" {
+		return errors.New("no region is known for AWS Secrets Manager: give region, such as eu-west-1, or set AWS_REGION")
+	}
+	s.api = secretsmanager.NewFromConfig(loaded, func(o *secretsmanager.Options) {
+		if s.Endpoint != "" {
+			o.BaseEndpoint = aws.String(s.Endpoint)
+		}
+		o.Credentials = chain{o.Credentials}
+		o.HTTPClient = bounded{unmoved(o.HTTPClient)}
+	})
+	return nil
+}
+
+func (s *store) get(ctx context.Context, stage string) (*secretsmanager.GetSecretValueOutput, error) {
+	out, err := s.api.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: aws.String(s.SecretID), VersionStage: aws.String(stage)})
+	if err != nil {
+		return nil, fmt.Errorf("reading %s of %s from AWS Secrets Manager: %w", stage, s.SecretID, explain(ctx, err))
+	}
+	return out, nil
+}
+
+func (s *store) label(out *secretsmanager.GetSecretValueOutput) string {
+	name := aws.ToString(out.Name)
+	if name == "" {
+		name = s.SecretID
+	}
+	return "aws:" + name + "#" + aws.ToString(out.VersionId)
+}
+
+func (s *store) parse(out *secretsmanager.GetSecretValueOutput) ([]secret.Version, error) {
+	content := out.SecretBinary
+	if out.SecretString != nil {
+		content = []byte(*out.SecretString)
+	}
+	where := fmt.Sprintf("%s in AWS Secrets Manager", s.SecretID)
+	if s.Field != "" {
+		var fields map[string]json.RawMessage
+		err := remote.ErrNoObject
+		if json.Unmarshal(content, &fields) == nil && fields != nil {
+			content, err = remote.Field(fields, s.Field)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", where, err)
+		}
+		where = fmt.Sprintf("the field %q of %s", s.Field, where)
+	}
+	versions, err := secret.Parse(s.label(out), content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	return versions, nil
+}
+
+// unmoved follows no redirect, which the service does not use: the SDK's own client would believe
+// whatever server it is sent to.
+func unmoved(c secretsmanager.HTTPClient) secretsmanager.HTTPClient {
+	sdk, ok := c.(interface{ GetTransport() *http.Transport })
+	if !ok {
+		return c
+	}
+	return &http.Client{Transport: sdk.GetTransport(), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// bounded keeps answers from being larger than any secret is.
+type bounded struct{ next secretsmanager.HTTPClient }
+
+// Do makes the request.
+func (b bounded) Do(r *http.Request) (*http.Response, error) {
+	resp, err := b.next.Do(r)
+	if err == nil && resp != nil {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, remote.MaxBody)
+	}
+	return resp, err
+}

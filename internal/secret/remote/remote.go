@@ -1,0 +1,87 @@
+// Package remote is what the sources of secrets on other machines have in common.
+package remote
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+)
+
+// MaxBody is the largest answer that is read.
+const MaxBody = 1 << 20
+
+const maxNames = 10
+
+// CheckURL says whether secrets may be fetched from there: by https, or by http from this machine
+// itself. setting names the URL in the error.
+func CheckURL(setting, s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return fmt.Errorf("%s must be a URL such as https://host:8200, with its scheme", setting)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("%s must have no user, password, parameters or fragment, write https://host:8200", setting)
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return fmt.Errorf("%s %s: secrets must come by https, plain http is for this machine alone", setting, s)
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Field is the content of one field: a string's text, or other JSON as it is, such as a versions
+// document or a JWK. Its error names the fields that are there, never what they hold.
+func Field(fields map[string]json.RawMessage, name string) ([]byte, error) {
+	raw, ok := fields[name]
+	if !ok || string(raw) == "null" {
+		if len(fields) == 0 {
+			return nil, fmt.Errorf("it has no field at all, write the secret into its field %q", name)
+		}
+		names := slices.Sorted(maps.Keys(fields))
+		for i, n := range names[:min(len(names), maxNames)] {
+			names[i] = fmt.Sprintf("%.40q", n)
+		}
+		more := ""
+		if len(names) > maxNames {
+			names, more = names[:maxNames], " and more"
+		}
+		return nil, fmt.Errorf("it has no field %q but %s%s: name one with field, or add it", name, strings.Join(names, ", "), more)
+	}
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return []byte(text), nil
+	}
+	return raw, nil
+}
+
+// ErrNoObject is for a content of which a field was asked for and which has none.
+var ErrNoObject = errors.New("it is no JSON object, so it has no fields: leave out field, or write the secret as one")
+
+// Before adds to the versions in force those that they replaced, which verify until the given time.
+// A value that is there already is not added again.
+func Before(versions, replaced []secret.Version, until time.Time, label string) []secret.Version {
+	for _, old := range replaced {
+		if slices.ContainsFunc(versions, func(v secret.Version) bool { return slices.Equal(v.Value.Reveal(), old.Value.Reveal()) }) {
+			continue
+		}
+		if old.RetireAt.IsZero() || until.Before(old.RetireAt) {
+			old.RetireAt = until
+		}
+		if slices.ContainsFunc(versions, func(v secret.Version) bool { return v.Label == old.Label }) {
+			old.Label += " of " + label
+		}
+		versions = append(versions, old)
+	}
+	return versions
+}

@@ -1,0 +1,202 @@
+package source
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+)
+
+// linger is how long a set lives on after its last user gave it back: a change of configuration
+// takes it up again, and requests of the old one are still in flight.
+const linger = 30 * time.Second
+
+// storeLead is how long after a rotation the new version begins in a store that several instances
+// read: each has polled by then, so none is asked about a version that it does not know.
+const storeLead = 2 * defaultPoll
+
+// pool holds the sets of a process.
+type pool struct {
+	linger time.Duration
+
+	mu    sync.Mutex
+	lives map[string]*live
+}
+
+// live is a set in the pool. Its fields are guarded by pool.mu.
+type live struct {
+	*keeper
+	key   string
+	ends  bool // with its last user, who closes what it is read from
+	refs  int
+	stop  context.CancelFunc // nil before the start
+	ended chan struct{}      // closed when the watch has ended
+	timer *time.Timer        // ends it, if refs is 0
+}
+
+var shared = &pool{linger: linger, lives: map[string]*live{}}
+
+// Handle is one user's hold on a set.
+type Handle struct {
+	pool *pool
+	live *live
+	once sync.Once
+}
+
+// Open is the set of that name and source, shared with all who opened the same. A source on this
+// machine is read at once; a remote one is not asked before Start. Nothing runs before Start. Whoever
+// opened it closes it.
+func Open(name string, s Source, log *slog.Logger) (*Handle, error) { return shared.open(name, s, log) }
+
+func (p *pool) open(name string, s Source, log *slog.Logger) (*Handle, error) {
+	wrong := &keeper{name: name, at: s.At}
+	if err := s.Validate(); err != nil {
+		return nil, wrong.located(err)
+	}
+	key, err := s.key()
+	if err != nil {
+		return nil, wrong.located(err)
+	}
+	h, err := p.hold(name, name+"\x00"+key, log, s.open)
+	if err != nil {
+		return nil, wrong.located(err)
+	}
+	if s.Env != "" {
+		h.live.warn("it is in the environment variable " + s.Env + ", which other programs of this user may read and which cannot be rotated: keep it in a file, secret " + name + " file PATH")
+	}
+	if s.Remote() {
+		return h, nil
+	}
+	if err = h.live.read(context.Background()); err != nil {
+		h.Close()
+		return nil, wrong.located(err)
+	}
+	return h, nil
+}
+
+// Store is where a set is kept that is none of the sources of this package.
+type Store interface {
+	secret.Fetcher
+	// Change replaces the versions by what by makes of them, newest first, and lets no other change come
+	// between.
+	Change(ctx context.Context, by func(old []secret.Version) ([]secret.Version, error)) error
+}
+
+// OpenStore is Open for a set in a store; key identifies the store. It is read at once, within ctx. It
+// does not live on after the last Close, which waits until the store is not read any more.
+func OpenStore(ctx context.Context, name, key string, store Store, log *slog.Logger) (*Handle, error) {
+	h, err := shared.hold(name, "store\x00"+key+"\x00"+name, log, func() (*keeper, error) {
+		return &keeper{kind: "database", fetch: store, change: store, poll: defaultPoll, lead: storeLead, remote: true}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.live.ends = true
+	if err = h.live.read(ctx); err != nil {
+		h.Close()
+		return nil, h.live.located(err)
+	}
+	return h, nil
+}
+
+// hold takes one more reference on the set of that key, which open makes if there is none.
+func (p *pool) hold(name, key string, log *slog.Logger, open func() (*keeper, error)) (*Handle, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.lives[key]
+	if l == nil {
+		k, err := open()
+		if err != nil {
+			return nil, err
+		}
+		k.name = name
+		k.set = secret.NewSet(name)
+		k.set.Reread = k.reread
+		l = &live{keeper: k, key: key}
+		p.lives[key] = l
+	}
+	l.log.Store(log) // that of the configuration before may be closed soon
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+	l.refs++
+	return &Handle{pool: p, live: l}, nil
+}
+
+// Set is the set. It changes with its source from Start on. A remote one is empty before that.
+func (h *Handle) Set() *secret.Set { return h.live.set }
+
+// Start begins to watch the source, if nobody has. A remote one is read now, and cannot be used if
+// that fails, unless it has been read before.
+func (h *Handle) Start(ctx context.Context) error {
+	k := h.live.keeper
+	if k.remote && len(k.set.Versions()) == 0 {
+		if err := k.read(ctx); err != nil {
+			return k.located(err)
+		}
+	}
+	if k.fixed {
+		return nil
+	}
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	if h.live.stop != nil || h.live.refs == 0 {
+		return nil
+	}
+	var watch context.Context
+	watch, h.live.stop = context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	h.live.ended = ended
+	go func() {
+		defer close(ended)
+		k.watch(watch)
+	}()
+	return nil
+}
+
+// Refresh reads the source on demand, see secret.Set.Refresh.
+func (h *Handle) Refresh(ctx context.Context) error { return h.live.reread(ctx) }
+
+// Close gives the set back. It is no longer kept up to date 30 s after the last one did; opened again
+// before that it goes on.
+func (h *Handle) Close() {
+	h.once.Do(func() {
+		p, l := h.pool, h.live
+		p.mu.Lock()
+		l.refs--
+		last, ended := l.refs == 0, l.ended
+		switch {
+		case !last:
+		case l.stop == nil: // it was only looked at, or never changes
+			delete(p.lives, l.key)
+		case l.ends:
+			p.end(l)
+		default:
+			l.timer = time.AfterFunc(p.linger, func() { p.expire(l) })
+		}
+		p.mu.Unlock()
+		if last && l.ends && ended != nil {
+			<-ended
+		}
+	})
+}
+
+func (p *pool) expire(l *live) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.refs == 0 && p.lives[l.key] == l {
+		p.end(l)
+	}
+}
+
+// end ends the set; the caller holds p.mu.
+func (p *pool) end(l *live) {
+	delete(p.lives, l.key)
+	l.stop()
+}
