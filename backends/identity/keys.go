@@ -35,6 +35,7 @@ type signingKey struct {
 	kid          string
 	method       jwt.SigningMethod
 	sign, verify any
+	version      secret.Version
 }
 
 // GenerateKey makes an Ed25519 private key as PKCS #8 in PEM.
@@ -131,13 +132,14 @@ func thumbprint(public crypto.PublicKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
 }
 
-func parseKeys(set *secret.Set) ([]signingKey, error) {
-	keys := make([]signingKey, 0, len(set.Versions()))
-	for _, v := range set.Versions() {
+func parseKeys(name string, versions []secret.Version) ([]signingKey, error) {
+	keys := make([]signingKey, 0, len(versions))
+	for _, v := range versions {
 		k, err := parseKey(v.Value.Reveal())
 		if err != nil {
-			return nil, fmt.Errorf("identity: the signing key %s (%s) cannot be used: %w", set.Name, v.Label, err)
+			return nil, fmt.Errorf("identity: the signing key %s (%s) cannot be used: %w", name, v.Label, err)
 		}
+		k.version = v
 		keys = append(keys, k)
 	}
 	return keys, nil

@@ -3,19 +3,28 @@ package identity
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
-const maxLoginBody = 4 << 10
+const (
+	maxBody = 4 << 10
+	// changes is how often a login begins anew because the user changes meanwhile.
+	changes = 3
+)
 
 // errBadCredentials is the one answer to a wrong password, an unknown address and a disabled user.
-var errBadCredentials = &problem.Error{
-	Code: problem.InvalidCredentials, Detail: "The email address or the password is wrong.",
-	Header: http.Header{"Www-Authenticate": {`Bearer realm="gatehouse"`}}, // a 401 must have a challenge (RFC 9110 section 15.5.2)
+var errBadCredentials = unauthorized("The email address or the password is wrong.")
+
+// unauthorized is a 401 with the challenge that it must have (RFC 9110 section 15.5.2).
+func unauthorized(detail string) *problem.Error {
+	return &problem.Error{Code: problem.InvalidCredentials, Detail: detail, Header: http.Header{"Www-Authenticate": {`Bearer realm="gatehouse"`}}}
 }
 
 type loginRequest struct {
@@ -23,17 +32,19 @@ type loginRequest struct {
 	Password string `json:"password"`
 }
 
-type loginResponse struct {
-	Token     string `json:"token"`
-	TokenType string `json:"token_type"`
-	// ExpiresIn is in seconds (RFC 6749 section 5.1).
-	ExpiresIn int64 `json:"expires_in"`
+// tokensResponse is the answer to a login and to a refresh. Times are in seconds (RFC 6749 section 5.1).
+type tokensResponse struct {
+	Token            string `json:"token"`
+	TokenType        string `json:"token_type"`
+	ExpiresIn        int64  `json:"expires_in"`
+	RefreshToken     string `json:"refresh_token"`
+	RefreshExpiresIn int64  `json:"refresh_expires_in"`
 }
 
 // login answers POST /login.
 func (s *Service) login(w http.ResponseWriter, r *http.Request) error {
 	var in loginRequest
-	if err := httpapi.DecodeJSON(w, r, maxLoginBody, &in); err != nil {
+	if err := httpapi.DecodeJSON(w, r, maxBody, &in); err != nil {
 		return err
 	}
 	switch {
@@ -42,28 +53,77 @@ func (s *Service) login(w http.ResponseWriter, r *http.Request) error {
 	case len(in.Password) > MaxPassword:
 		return problem.New(problem.InvalidRequest, "The password must not be longer than %d bytes.", MaxPassword)
 	}
-	user, err := s.authenticate(r.Context(), in.Email, in.Password)
+	signer, err := s.signing()
 	if err != nil {
 		return err
 	}
-	token, err := s.signer.Mint(Claims{
-		Subject: user.ID, Role: user.Role, Scope: user.Scope,
-		Issuer: s.cfg.Issuer, Audience: s.cfg.Audience, TTL: s.cfg.TTL.Std(),
-	}, time.Now())
+	attempt, err := s.attempts.begin(in.Email, clientAddr(r), s.limits, s.now())
+	if err != nil {
+		return err
+	}
+	g, err := s.open(r.Context(), in)
+	switch {
+	case err == nil:
+		attempt.passed()
+	case !errors.Is(err, errBadCredentials):
+		attempt.untried()
+	}
+	if err != nil {
+		return err
+	}
+	return s.answer(w, signer, g)
+}
+
+// open begins a session for credentials.
+func (s *Service) open(ctx context.Context, in loginRequest) (g grant, err error) {
+	for range changes {
+		c, err := s.authenticate(ctx, in.Email, in.Password)
+		if err != nil {
+			return g, err
+		}
+		if g, err = s.users.start(ctx, c, s.lives); !errors.Is(err, errChanged) {
+			return g, err
+		}
+	}
+	return g, &problem.Error{Code: problem.Unavailable, Detail: "The user is being changed right now, try again in a second.", RetryAfter: time.Second}
+}
+
+// answer gives out the tokens of a session.
+func (s *Service) answer(w http.ResponseWriter, signer *Signer, g grant) error {
+	token, err := signer.Mint(Claims{
+		Subject: g.user.ID, Role: g.user.Role, Scope: g.user.Scope, Session: g.session, AuthTime: g.authTime,
+		Issuer: s.cfg.Issuer, Audience: s.cfg.Audience, TTL: s.lives.access,
+	}, g.issued)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	return httpapi.WriteJSON(w, http.StatusOK, loginResponse{Token: token, TokenType: "Bearer", ExpiresIn: int64(s.cfg.TTL.Std() / time.Second)})
+	return httpapi.WriteJSON(w, http.StatusOK, tokensResponse{
+		Token: token, TokenType: "Bearer", ExpiresIn: int64(s.lives.access / time.Second),
+		RefreshToken: g.refresh, RefreshExpiresIn: int64(s.lives.refresh / time.Second),
+	})
+}
+
+// clientAddr is whom a request comes from: as the gateway says, or the peer.
+func clientAddr(r *http.Request) netip.Addr {
+	host := r.Header.Get(service.ClientIPHeader)
+	if host == "" {
+		var err error
+		if host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
+			host = r.RemoteAddr
+		}
+	}
+	addr, _ := netip.ParseAddr(host) // those who have none are counted together
+	return addr
 }
 
 // authenticate finds the user that has these credentials. It takes as long for an unknown address
 // as for a wrong password.
-func (s *Service) authenticate(ctx context.Context, email, password string) (User, error) {
+func (s *Service) authenticate(ctx context.Context, email, password string) (credentials, error) {
 	c, err := s.users.find(ctx, email)
 	unknown := errors.Is(err, ErrNoUser)
 	if err != nil && !unknown {
-		return User{}, err
+		return c, err
 	}
 	hash := c.hash
 	if unknown {
@@ -71,26 +131,22 @@ func (s *Service) authenticate(ctx context.Context, email, password string) (Use
 	}
 	match, outdated, err := s.pool.check(ctx, password, hash)
 	if err != nil {
-		return User{}, err
+		return c, err
 	}
 	if unknown || !match || c.Disabled {
-		return User{}, errBadCredentials
+		return c, errBadCredentials
 	}
 	if outdated {
 		if err = s.renew(ctx, c, password); err != nil {
 			s.log.WarnContext(ctx, "storing a password under new parameters failed", "user", c.ID, "error", err)
 		}
 	}
-	return c.User, nil
+	return c, nil
 }
 
 // renew stores the password under today's parameters.
 func (s *Service) renew(ctx context.Context, c credentials, password string) error {
-	if err := s.pool.enter(ctx); err != nil {
-		return err
-	}
-	hash, err := HashPassword(password)
-	<-s.pool.slots
+	hash, err := s.pool.hash(ctx, password)
 	if err != nil {
 		return err
 	}

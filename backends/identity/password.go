@@ -65,6 +65,15 @@ func (p *hashPool) check(ctx context.Context, password, hash string) (match, out
 	return match, *params != *hashParams, nil
 }
 
+// hash is HashPassword in its turn.
+func (p *hashPool) hash(ctx context.Context, password string) (string, error) {
+	if err := p.enter(ctx); err != nil {
+		return "", err
+	}
+	defer func() { <-p.slots }()
+	return HashPassword(password)
+}
+
 // enter waits for a slot. The caller gives it back.
 func (p *hashPool) enter(ctx context.Context) error {
 	select {

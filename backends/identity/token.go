@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/MicahParks/jwkset"
@@ -20,11 +21,17 @@ type Claims struct {
 	// Role is left out where it is empty.
 	Role string
 	// Scope are scopes with a space between them; left out where it is empty.
-	Scope    string
+	Scope string
+	// Session is the sid, by which all tokens of a login are revoked; left out where it is empty.
+	Session string
+	// AuthTime is when the password was given, in unix seconds; left out where it is 0.
+	AuthTime int64
 	Issuer   string
 	Audience string
 	TTL      time.Duration
 }
+
+var errNoKey = errors.New("no version of the signing key is active now")
 
 func (c Claims) validate() error {
 	switch {
@@ -39,21 +46,36 @@ func (c Claims) validate() error {
 }
 
 // Signer signs tokens with the newest of its keys.
-type Signer struct{ keys []signingKey }
+type Signer struct {
+	keys   []signingKey // active, newest first
+	coming []signingKey
+	jwks   []byte
+	// generation is another one for other keys.
+	generation uint64
+}
 
-// NewSigner reads the keys. Its errors name the key that cannot be used.
-func NewSigner(set *secret.Set) (*Signer, error) {
-	keys, err := parseKeys(set)
-	if err != nil {
+// NewSigner reads the keys that are active now. Its errors name the key that cannot be used.
+func NewSigner(set *secret.Set) (*Signer, error) { return newSigner(set.Name, set.Current()) }
+
+func newSigner(name string, of *secret.Snapshot) (s *Signer, err error) {
+	s = new(Signer)
+	if s.keys, err = parseKeys(name, of.Versions); err != nil {
 		return nil, err
 	}
-	return &Signer{keys}, nil
+	if s.coming, err = parseKeys(name, of.Coming); err != nil {
+		return nil, err
+	}
+	s.jwks, err = jwksOf(slices.Concat(s.keys, s.coming))
+	return s, err
 }
 
 // Mint is a signed token (RFC 7519) that is valid from now on. It has a random jti.
 func (s *Signer) Mint(c Claims, now time.Time) (string, error) {
 	if err := c.validate(); err != nil {
 		return "", err
+	}
+	if len(s.keys) == 0 {
+		return "", errNoKey
 	}
 	claims := jwt.MapClaims{
 		"iss": c.Issuer, "sub": c.Subject, "aud": c.Audience, "jti": rand.Text(),
@@ -65,6 +87,12 @@ func (s *Signer) Mint(c Claims, now time.Time) (string, error) {
 	if c.Scope != "" {
 		claims["scope"] = c.Scope
 	}
+	if c.Session != "" {
+		claims["sid"] = c.Session
+	}
+	if c.AuthTime != 0 {
+		claims["auth_time"] = c.AuthTime
+	}
 	key := s.keys[0]
 	t := jwt.NewWithClaims(key.method, claims)
 	t.Header["kid"] = key.kid
@@ -72,13 +100,14 @@ func (s *Signer) Mint(c Claims, now time.Time) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("signing the token: %w", err)
 	}
+	key.version.Used(now)
 	return signed, nil
 }
 
-// jwks is the JWK set (RFC 7517 section 5) of the public keys; symmetric keys are not in it.
-func (s *Signer) jwks() ([]byte, error) {
+// jwksOf is the JWK set (RFC 7517 section 5) of the public keys; symmetric keys are not in it.
+func jwksOf(keys []signingKey) ([]byte, error) {
 	set := jwkset.JWKSMarshal{Keys: []jwkset.JWKMarshal{}}
-	for _, k := range s.keys {
+	for _, k := range keys {
 		if _, symmetric := k.verify.([]byte); symmetric {
 			continue
 		}

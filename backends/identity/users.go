@@ -36,10 +36,36 @@ type User struct {
 	Disabled bool   `json:"disabled"`
 	// CreatedAt is in UTC, to the millisecond.
 	CreatedAt time.Time `json:"created_at"`
+
+	issuedAt   int64 // the greatest iat of the user's tokens
+	tokensFrom int64 // unix milliseconds: tokens issued at or before it are revoked
 }
 
+const userColumns = `id, email, role, scope, disabled, created_at, issued_at, tokens_from`
+
+func scanUser(scan func(...any) error, more ...any) (u User, err error) {
+	var created int64
+	err = scan(append([]any{&u.ID, &u.Email, &u.Role, &u.Scope, &u.Disabled, &created, &u.issuedAt, &u.tokensFrom}, more...)...)
+	switch {
+	case sqldb.NoRow(err):
+		return u, ErrNoUser
+	case err != nil:
+		return u, fmt.Errorf("reading a user: %w", err)
+	}
+	u.CreatedAt = time.UnixMilli(created).UTC()
+	return u, nil
+}
+
+// invalid is an error in what was given, whose sentence is for who gave it.
+type invalid string
+
+func (e invalid) Error() string { return string(e) }
+
 // Users are the users in the database. It is safe for concurrent use, also by several processes.
-type Users struct{ db *sqldb.DB }
+type Users struct {
+	db  *sqldb.DB
+	now func() time.Time
+}
 
 // OpenUsers brings the users' table to its newest version.
 func OpenUsers(ctx context.Context, db *sqldb.DB) (*Users, error) {
@@ -50,7 +76,7 @@ func OpenUsers(ctx context.Context, db *sqldb.DB) (*Users, error) {
 	if err = db.Migrate(ctx, "identity", files); err != nil {
 		return nil, err
 	}
-	return &Users{db}, nil
+	return &Users{db, time.Now}, nil
 }
 
 // Add makes a user. Role and scope may be empty. ErrUserExists if the address is taken, whatever
@@ -66,8 +92,13 @@ func (u *Users) Add(ctx context.Context, email, password, role, scope string) (U
 	if err != nil {
 		return User{}, err
 	}
-	user := User{ID: newUserID(), Email: email, Role: role, Scope: scope, CreatedAt: time.Now().UTC().Truncate(time.Millisecond)}
-	_, err = u.db.Write.ExecContext(ctx,
+	return u.add(ctx, email, hash, role, scope)
+}
+
+// add is Add for what has been checked, with the password's hash.
+func (u *Users) add(ctx context.Context, email, hash, role, scope string) (User, error) {
+	user := User{ID: newID("usr_"), Email: email, Role: role, Scope: scope, CreatedAt: u.now().UTC().Truncate(time.Millisecond)}
+	_, err := u.db.Write.ExecContext(ctx,
 		`INSERT INTO identity_users (id, email, email_key, password_hash, role, scope, disabled, created_at) VALUES ($1, $2, $3, $4, $5, $6, 0, $7)`,
 		user.ID, user.Email, emailKey(email), hash, role, scope, user.CreatedAt.UnixMilli())
 	switch {
@@ -81,57 +112,29 @@ func (u *Users) Add(ctx context.Context, email, password, role, scope string) (U
 
 // List are all users by email address.
 func (u *Users) List(ctx context.Context) ([]User, error) {
-	rows, err := u.db.Read.QueryContext(ctx, `SELECT id, email, role, scope, disabled, created_at FROM identity_users ORDER BY email_key`)
+	return u.list(ctx, `SELECT `+userColumns+` FROM identity_users ORDER BY email_key`)
+}
+
+func (u *Users) list(ctx context.Context, query string, args ...any) (users []User, err error) {
+	rows, err := u.db.Read.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the users: %w", err)
 	}
-	defer func() { _ = rows.Close() }()
-	users := []User{}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	users = []User{}
 	for rows.Next() {
-		var user User
-		var created int64
-		if err = rows.Scan(&user.ID, &user.Email, &user.Role, &user.Scope, &user.Disabled, &created); err != nil {
-			return nil, fmt.Errorf("reading the users: %w", err)
+		user, err := scanUser(rows.Scan)
+		if err != nil {
+			return nil, err
 		}
-		user.CreatedAt = time.UnixMilli(created).UTC()
 		users = append(users, user)
 	}
-	if err = rows.Err(); err != nil {
-		return nil, fmt.Errorf("reading the users: %w", err)
-	}
-	return users, nil
+	return users, rows.Err()
 }
 
-// SetPassword gives the user another password. Tokens given out before stay valid until they expire.
-func (u *Users) SetPassword(ctx context.Context, email, password string) error {
-	hash, err := newPassword(password)
-	if err != nil {
-		return err
-	}
-	return u.update(ctx, `UPDATE identity_users SET password_hash = $1 WHERE email_key = $2`, hash, emailKey(email))
-}
-
-// Disable lets the user log in no more. Tokens given out before stay valid until they expire.
-func (u *Users) Disable(ctx context.Context, email string) error {
-	return u.update(ctx, `UPDATE identity_users SET disabled = $1 WHERE email_key = $2`, 1, emailKey(email))
-}
-
-func (u *Users) update(ctx context.Context, query string, args ...any) error {
-	res, err := u.db.Write.ExecContext(ctx, query, args...)
-	if sqldb.IsNotText(err) {
-		return ErrNoUser
-	}
-	if err != nil {
-		return fmt.Errorf("changing the user: %w", err)
-	}
-	n, err := res.RowsAffected()
-	if err != nil {
-		return fmt.Errorf("changing the user: %w", err)
-	}
-	if n == 0 {
-		return ErrNoUser
-	}
-	return nil
+// get is the user with the id.
+func (u *Users) get(ctx context.Context, id string) (User, error) {
+	return scanUser(u.db.Read.QueryRowContext(ctx, `SELECT `+userColumns+` FROM identity_users WHERE id = $1`, id).Scan)
 }
 
 // credentials are a user with the hash of the password.
@@ -140,18 +143,10 @@ type credentials struct {
 	hash string
 }
 
-func (u *Users) find(ctx context.Context, email string) (credentials, error) {
-	var c credentials
-	err := u.db.Read.QueryRowContext(ctx,
-		`SELECT id, email, role, scope, disabled, password_hash FROM identity_users WHERE email_key = $1`, emailKey(email)).
-		Scan(&c.ID, &c.Email, &c.Role, &c.Scope, &c.Disabled, &c.hash)
-	switch {
-	case sqldb.NoRow(err):
-		return c, ErrNoUser
-	case err != nil:
-		return c, fmt.Errorf("reading the user: %w", err)
-	}
-	return c, nil
+func (u *Users) find(ctx context.Context, email string) (c credentials, err error) {
+	c.User, err = scanUser(u.db.Read.QueryRowContext(ctx,
+		`SELECT `+userColumns+`, password_hash FROM identity_users WHERE email_key = $1`, emailKey(email)).Scan, &c.hash)
+	return c, err
 }
 
 // rehash replaces a hash by another of the same password, unless the password was changed meanwhile.
@@ -166,28 +161,35 @@ func (u *Users) rehash(ctx context.Context, c credentials, hash string) error {
 
 func emailKey(email string) string { return strings.ToLower(email) }
 
-func newUserID() string {
+func newID(prefix string) string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b)
-	return "usr_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b))
+	return prefix + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b))
 }
 
 func newPassword(password string) (string, error) {
-	switch {
-	case !utf8.ValidString(password):
-		return "", errors.New("the password must be valid UTF-8")
-	case utf8.RuneCountInString(password) < MinPassword:
-		return "", fmt.Errorf("the password must have at least %d characters", MinPassword)
-	case len(password) > MaxPassword:
-		return "", fmt.Errorf("the password must have at most %d bytes", MaxPassword)
+	if err := validatePassword(password); err != nil {
+		return "", err
 	}
 	return HashPassword(password)
+}
+
+func validatePassword(password string) error {
+	switch {
+	case !utf8.ValidString(password):
+		return invalid("the password must be valid UTF-8")
+	case utf8.RuneCountInString(password) < MinPassword:
+		return invalid(fmt.Sprintf("the password must have at least %d characters", MinPassword))
+	case len(password) > MaxPassword:
+		return invalid(fmt.Sprintf("the password must have at most %d bytes", MaxPassword))
+	}
+	return nil
 }
 
 func validateEmail(email string) error {
 	addr, err := mail.ParseAddress(email)
 	if err != nil || addr.Address != email || len(email) > 254 || !printable(email) {
-		return errors.New("the email address is not valid, write it as name@example.com")
+		return invalid("the email address is not valid, write it as name@example.com")
 	}
 	return nil
 }
@@ -195,17 +197,17 @@ func validateEmail(email string) error {
 // validateGrants checks a role and a list of scopes by the grammar of RFC 6749 section 3.3.
 func validateGrants(role, scope string) error {
 	if !scopeToken(role) || len(role) > 64 {
-		return errors.New("the role must have at most 64 printable ASCII characters without spaces, quotes and backslashes")
+		return invalid("the role must have at most 64 printable ASCII characters without spaces, quotes and backslashes")
 	}
 	if scope == "" {
 		return nil
 	}
 	if len(scope) > 1024 {
-		return errors.New("the scope must have at most 1024 characters")
+		return invalid("the scope must have at most 1024 characters")
 	}
 	for s := range strings.SplitSeq(scope, " ") {
 		if s == "" || !scopeToken(s) {
-			return errors.New(`the scope must be words of printable ASCII without quotes and backslashes, with one space between them, such as "orders:read orders:write"`)
+			return invalid(`the scope must be words of printable ASCII without quotes and backslashes, with one space between them, such as "orders:read orders:write"`)
 		}
 	}
 	return nil

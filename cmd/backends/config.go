@@ -32,7 +32,7 @@ type target struct {
 var targets = map[string]target{
 	"cache":    {func() service.Opener { return new(cache.Config) }, []string{"/cache/"}},
 	"flags":    {func() service.Opener { return new(flags.Config) }, []string{"/flags", "/flags/", "/ofrep/"}},
-	"identity": {func() service.Opener { return new(identity.Config) }, []string{"/login", "/.well-known/jwks.json"}},
+	"identity": {func() service.Opener { return new(identity.Config) }, []string{"/login", "/refresh", "/logout", "/.well-known/", "/users", "/users/", "/revocations", "/revocations/"}},
 	"jobs":     {func() service.Opener { return new(jobs.Config) }, []string{"/jobs", "/jobs/", "/queues", "/queues/", "/schedules", "/schedules/"}},
 	"locks":    {func() service.Opener { return new(locks.Config) }, []string{"/locks", "/locks/"}},
 	"uploads":  {func() service.Opener { return new(uploads.Config) }, []string{"/uploads/"}},

@@ -14,8 +14,8 @@ import (
 )
 
 // Handler answers every request with the named backend and calls no further handler. The backend
-// learns the authenticated subject, {http.auth.user.id}, in the header Gatehouse-Subject; what the
-// client sent under that name is deleted.
+// learns the authenticated subject, {http.auth.user.id}, in the header Gatehouse-Subject, and the
+// client's address, {client_ip}, in Gatehouse-Client-Ip; what the client sent under these names is deleted.
 type Handler struct {
 	// Name is the backend: cache, flags, identity, jobs, locks, uploads or webhooks. Required.
 	Name string `json:"name"`
@@ -43,6 +43,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		if sub, _ := repl.GetString("http.auth.user.id"); sub != "" {
 			r.Header.Set(service.SubjectHeader, sub)
 		}
+	}
+	r.Header.Del(service.ClientIPHeader)
+	if ip, ok := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ok && ip != "" {
+		r.Header.Set(service.ClientIPHeader, ip)
 	}
 	b.ServeHTTP(w, r)
 	return nil

@@ -1,15 +1,12 @@
 package identity
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -38,18 +35,18 @@ Exit codes: 0 done, 1 failed, 2 called in a wrong way.
 		CobraFunc: tokenCommand,
 	})
 	caddycmd.RegisterCommand(caddycmd.Command{
-		Name:  "users",
-		Usage: "add|ls|passwd|disable",
-		Short: "Manages the users of the identity backend",
-		Long: `
-Manages the users who may log in at POST /login of the identity backend. It works on the
-data directory, or with --database on that PostgreSQL, whose password is read from PGPASSWORD.
-It may run while the gateway runs. A user's password is read from the first line of the
-standard input, never from the command line, where others would see it.
-
-Exit codes: 0 done, 1 failed, 2 called in a wrong way.
-`,
+		Name:      "users",
+		Usage:     "add|ls|passwd|disable|enable|role|rm|logout",
+		Short:     "Manages the users of the identity backend",
+		Long:      usersHelp,
 		CobraFunc: usersCommand,
+	})
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:      "tokens",
+		Usage:     "revoke|unrevoke|revocations",
+		Short:     "Revokes access tokens",
+		Long:      tokensHelp,
+		CobraFunc: tokensCommand,
 	})
 }
 
@@ -118,56 +115,6 @@ func signingKeys(ctx context.Context, o options) (keys *secret.Set, err error) {
 	return service.SharedKey(ctx, db, identity.KeyName, identity.GenerateKey)
 }
 
-func usersCommand(cmd *cobra.Command) {
-	var o options
-	var role, scope string
-	add := &cobra.Command{Use: "add EMAIL", Short: "Adds a user and prints the id", RunE: run(&o, 1, func(cmd *cobra.Command, args []string) error {
-		password, err := readPassword(cmd.InOrStdin())
-		if err != nil {
-			return err
-		}
-		return withUsers(cmd.Context(), o, func(ctx context.Context, users *identity.Users) error {
-			u, err := users.Add(ctx, args[0], password, role, scope)
-			if err != nil {
-				return err
-			}
-			return show(cmd.OutOrStdout(), o, u, u.ID)
-		})
-	})}
-	add.Flags().StringVar(&role, "role", "", "the role in the user's tokens")
-	add.Flags().StringVar(&scope, "scope", "", `the scope in the user's tokens, such as "orders:read orders:write"`)
-	ls := &cobra.Command{Use: "ls", Short: "Lists the users", RunE: run(&o, 0, func(cmd *cobra.Command, _ []string) error {
-		return withUsers(cmd.Context(), o, func(ctx context.Context, users *identity.Users) error {
-			list, err := users.List(ctx)
-			if err != nil {
-				return err
-			}
-			return listUsers(cmd.OutOrStdout(), o, list)
-		})
-	})}
-	passwd := &cobra.Command{Use: "passwd EMAIL", Short: "Gives a user another password", RunE: run(&o, 1, func(cmd *cobra.Command, args []string) error {
-		password, err := readPassword(cmd.InOrStdin())
-		if err != nil {
-			return err
-		}
-		return withUsers(cmd.Context(), o, func(ctx context.Context, users *identity.Users) error {
-			if err := users.SetPassword(ctx, args[0], password); err != nil {
-				return err
-			}
-			return show(cmd.OutOrStdout(), o, map[string]any{"email": args[0], "password_changed": true}, "The password of "+args[0]+" is changed.")
-		})
-	})}
-	disable := &cobra.Command{Use: "disable EMAIL", Short: "Lets a user log in no more; tokens given out stay valid until they expire", RunE: run(&o, 1, func(cmd *cobra.Command, args []string) error {
-		return withUsers(cmd.Context(), o, func(ctx context.Context, users *identity.Users) error {
-			if err := users.Disable(ctx, args[0]); err != nil {
-				return err
-			}
-			return show(cmd.OutOrStdout(), o, map[string]any{"email": args[0], "disabled": true}, args[0]+" can log in no more.")
-		})
-	})}
-	group(cmd, &o, add, ls, passwd, disable)
-}
-
 // group makes cmd the parent of the given commands, which share its flags.
 func group(cmd *cobra.Command, o *options, commands ...*cobra.Command) {
 	cmd.PersistentFlags().StringVar(&o.dataDir, "data-dir", "./data", "the data_dir of the configuration")
@@ -189,20 +136,6 @@ func run(o *options, arguments int, do func(cmd *cobra.Command, args []string) e
 	}
 }
 
-// withUsers opens the database beside a gateway that may be running on it.
-func withUsers(ctx context.Context, o options, do func(context.Context, *identity.Users) error) (err error) {
-	db, err := openDatabase(ctx, o)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	users, err := identity.OpenUsers(ctx, db)
-	if err != nil {
-		return err
-	}
-	return do(ctx, users)
-}
-
 func openDatabase(ctx context.Context, o options) (*sqldb.DB, error) {
 	if sqldb.HasPassword(o.database) {
 		return nil, command.Usage(errors.New("--database holds a password, which others see on the command line: take it out and put it into PGPASSWORD"))
@@ -216,40 +149,10 @@ func openDatabase(ctx context.Context, o options) (*sqldb.DB, error) {
 	return sqldb.Open(ctx, o.dataDir)
 }
 
-// readPassword is the first line of the input.
-func readPassword(in io.Reader) (string, error) {
-	const newline = 2
-	line, err := bufio.NewReader(io.LimitReader(in, identity.MaxPassword+newline+1)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", fmt.Errorf("reading the password from the standard input: %w", err)
-	}
-	line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
-	if line == "" {
-		return "", command.Usage(errors.New("the password is missing: give it as the first line of the standard input"))
-	}
-	return line, nil
-}
-
 func show(out io.Writer, o options, v any, text string) error {
 	if o.json {
 		return json.NewEncoder(out).Encode(v)
 	}
 	_, err := fmt.Fprintln(out, text)
 	return err
-}
-
-func listUsers(out io.Writer, o options, list []identity.User) error {
-	if o.json {
-		return json.NewEncoder(out).Encode(map[string]any{"items": list})
-	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "ID\tEMAIL\tROLE\tSCOPE\tSTATE\tCREATED")
-	for _, u := range list {
-		state := "active"
-		if u.Disabled {
-			state = "disabled"
-		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", u.ID, u.Email, u.Role, u.Scope, state, u.CreatedAt.Format(time.RFC3339))
-	}
-	return table.Flush()
 }

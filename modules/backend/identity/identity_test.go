@@ -19,6 +19,7 @@ import (
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/identity"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
+	_ "github.com/gatehouse-proxy/gatehouse/modules/jwtauth"
 )
 
 // TestMain lets the test binary be the gateway's command line, so that tests see real exit codes.

@@ -1,5 +1,5 @@
 // Package identity brings the identity backend into the gateway: its settings in the Caddyfile, and
-// the commands `gatehouse users` and `gatehouse token`.
+// the commands `gatehouse users`, `gatehouse token` and `gatehouse tokens`.
 package identity
 
 import (
