@@ -1,54 +1,58 @@
 package jwtauth
 
 import (
+	"crypto/sha256"
 	"time"
 
 	"github.com/maypok86/otter/v2"
 )
 
 const (
-	// cacheBytes bounds the verified tokens of the process, cacheEntry is what an entry costs beside
-	// its token. Together they allow at most 64 Ki entries.
-	cacheBytes = 32 << 20
-	cacheEntry = 512
+	// cacheBytes bounds the verified tokens of the process, and is room for 100,000 usual ones.
+	cacheBytes = 39 << 20
+	// cacheEntry is what an entry costs beside the strings in it: its key, the cache's own record of
+	// it, and the identity.
+	cacheEntry = 272
+	fieldBytes = 32 // of a field without its value
 )
 
 // verified are tokens that verified not long ago. It belongs to the process: several directives and
 // several configurations share its bound.
 var verified = newTokenCache()
 
-// tokenCache keeps identities by the whole token, which is hashed with a secret seed and then
-// compared byte by byte.
+// tokenCache keeps identities by the hash of the whole token, signature included. No token is kept.
 type tokenCache struct {
 	entries *otter.Cache[cacheKey, *identity]
 }
 
 type cacheKey struct {
 	owner uint64
-	token string
+	sum   [sha256.Size]byte
+}
+
+func keyOf(owner uint64, token string) cacheKey {
+	var usual [1 << 10]byte // on the stack, where a conversion would take a copy on the heap
+	return cacheKey{owner, sha256.Sum256(append(usual[:0], token...))}
 }
 
 func newTokenCache() *tokenCache {
 	return &tokenCache{otter.Must(&otter.Options[cacheKey, *identity]{
 		MaximumWeight: cacheBytes,
-		// The claims are about as large as the token, and again as Go values, if something asks for them.
-		Weigher: func(k cacheKey, _ *identity) uint32 { return uint32(cacheEntry + 4*len(k.token)) },
+		Weigher:       func(_ cacheKey, id *identity) uint32 { return uint32(id.bytes()) },
 	})}
 }
 
-// get is the identity of a token that set verified and that has not expired.
-func (c *tokenCache) get(owner uint64, token string, set *keySet, now time.Time) (*identity, bool) {
-	id, ok := c.entries.GetIfPresent(cacheKey{owner, token})
+// get is the identity of a token that was put there, that has not expired, and whose keys are in force.
+func (c *tokenCache) get(k cacheKey, now time.Time) (*identity, bool) {
+	id, ok := c.entries.GetIfPresent(k)
 	if !ok {
 		return nil, false
 	}
-	if id.set != set || now.UnixMilli() >= id.until {
-		c.entries.Invalidate(cacheKey{owner, token})
+	if now.UnixMilli() >= id.until || id.provider.source.current(now) != id.set {
+		c.entries.Invalidate(k)
 		return nil, false
 	}
 	return id, true
 }
 
-func (c *tokenCache) put(owner uint64, id *identity) {
-	c.entries.Set(cacheKey{owner, id.token}, id)
-}
+func (c *tokenCache) put(k cacheKey, id *identity) { c.entries.Set(k, id) }

@@ -14,6 +14,7 @@ import (
 
 func init() {
 	caddy.RegisterModule(new(Handler))
+	caddy.RegisterModule(new(Authenticator))
 	httpcaddyfile.RegisterHandlerDirective("jwt_auth", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		m := new(Handler)
 		return m, m.UnmarshalCaddyfile(h.Dispenser)
@@ -25,18 +26,32 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.jwt_auth", New: func() caddy.Module { return new(Handler) }}
 }
 
-// UnmarshalCaddyfile reads the directive. Without a block, and without secret and jwks in it, the
+// UnmarshalCaddyfile reads the directive. Without a block, and without keys and issuer in it, the
 // tokens are those of the identity backend. Syntax:
 //
 //	jwt_auth {
 //		secret       NAME                  # raw bytes for HS256, or a PEM PUBLIC KEY or PRIVATE KEY
 //		jwks         URL                   # https, or http on this machine
 //		jwks         file PATH
-//		issuer       STRING                # iss to the letter; needs secret or jwks, there is no discovery
+//		key          file PATH             # a PEM public key
+//		issuer       STRING                # iss to the letter; without keys a URL, whose metadata name them
 //		audience     STRING...             # aud must hold one of them
-//		require      scope SCOPE...        # all of them; repeatable, as the next two: every line must hold
+//		algorithms   ALG...                # of those that the keys are for
+//		stale_for    DURATION              # 0s to 168h, default 12h: fetched keys while their server fails
+//		insecure                           # plain http for keys
+//		issuer       STRING {              # repeatable: further issuers, each with keys of its own
+//			secret | jwks | key | audience | algorithms | stale_for | insecure
+//		}
+//		identity                           # beside them the tokens of the identity backend
+//		from         header                # repeatable, in order; default: header
+//		from         cookie NAME
+//		from         query NAME            # taken out of the URL
+//		type         at+jwt                # or JWT; default: either, or none
+//		require      scope SCOPE...        # all of them; repeatable, as the next five: every line must hold
 //		require      role ROLE...          # any of them
-//		require      claim NAME VALUE...   # any of them
+//		require      claim NAME VALUE...   # any of them; a dotted path leads into objects
+//		require      acr VALUE...          # any of them
+//		require      max_age DURATION      # since auth_time
 //		claim_header CLAIM HEADER          # repeatable
 //		leeway       DURATION              # 0s to 5m, default 30s
 //		optional                           # a missing token passes, an invalid one does not
@@ -46,11 +61,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := dispense.End(d, "jwt_auth"); err != nil {
 		return err
 	}
-	err := dispense.Block(d, "jwt_auth",
-		dispense.Option{Name: "secret", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &h.Secret) }},
-		dispense.Option{Name: "jwks", Parse: h.parseJWKS},
-		dispense.Option{Name: "issuer", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &h.Issuer) }},
-		dispense.Option{Name: "audience", Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &h.Audience) }},
+	options := append(h.options(),
+		dispense.Option{Name: "issuer", Repeats: true, Parse: h.parseIssuer},
+		dispense.Option{Name: "identity", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &h.Identity) }},
+		dispense.Option{Name: "from", Repeats: true, Parse: h.parseFrom},
+		dispense.Option{Name: "type", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &h.Type) }},
 		dispense.Option{Name: "require", Repeats: true, Parse: h.parseRequire},
 		dispense.Option{Name: "claim_header", Repeats: true, Parse: h.parseClaimHeader},
 		dispense.Option{Name: "leeway", Parse: func(d *caddyfile.Dispenser) error {
@@ -59,35 +74,97 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}},
 		dispense.Option{Name: "optional", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &h.Optional) }},
 	)
-	if err != nil {
+	if err := dispense.Block(d, "jwt_auth", options...); err != nil {
 		return err
 	}
-	if err = h.checkKeys(); err != nil {
-		return d.WrapErr(err)
-	}
-	if err = h.Policy.Validate(); err != nil {
+	if err := h.Validate(); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil
 }
 
-func (h *Handler) parseJWKS(d *caddyfile.Dispenser) error {
+// options are those that an issuer has, in its block or for the one of the short form.
+func (t *Trusted) options() []dispense.Option {
+	return []dispense.Option{
+		{Name: "secret", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &t.Secret) }},
+		{Name: "jwks", Parse: t.parseJWKS},
+		{Name: "key", Parse: t.parseKey},
+		{Name: "audience", Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &t.Audience) }},
+		{Name: "algorithms", Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &t.Algorithms) }},
+		{Name: "stale_for", Parse: func(d *caddyfile.Dispenser) error {
+			t.StaleFor = new(unit.Duration)
+			return dispense.Duration(d, t.StaleFor)
+		}},
+		{Name: "insecure", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &t.Insecure) }},
+	}
+}
+
+// parseIssuer reads an issuer. The first without a block is that of the short form, which keys beside
+// it belong to.
+func (h *Handler) parseIssuer(d *caddyfile.Dispenser) error {
+	var t Trusted
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	t.Issuer = d.Val()
+	if d.NextArg() {
+		return d.Errf("issuer: %q is one value too many", d.Val())
+	}
+	if err := dispense.Block(d, "issuer "+t.Issuer, t.options()...); err != nil {
+		return err
+	}
+	if t.bare() && h.Issuer == "" {
+		h.Issuer = t.Issuer
+		return nil
+	}
+	h.Issuers = append(h.Issuers, t)
+	return nil
+}
+
+// bare says that nothing but the issuer is set.
+func (t *Trusted) bare() bool {
+	return t.sources() == 0 && len(t.Audience) == 0 && len(t.Algorithms) == 0 && t.StaleFor == nil && !t.Insecure
+}
+
+func (t *Trusted) parseJWKS(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	switch {
 	case len(args) == 1 && args[0] != "file":
-		h.JWKS = args[0]
+		t.JWKS = args[0]
 	case len(args) == 2 && args[0] == "file":
-		h.JWKSFile = args[1]
+		t.JWKSFile = args[1]
 	default:
 		return d.Err("jwks needs a URL or a file, such as: jwks https://idp.example.com/jwks.json, or: jwks file /etc/keys.json")
 	}
 	return nil
 }
 
+func (t *Trusted) parseKey(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 2 || args[0] != "file" {
+		return d.Err("key needs a file with a PEM public key, such as: key file /etc/issuer.pem; a symmetric key is a secret: secret NAME")
+	}
+	t.KeyFile = args[1]
+	return nil
+}
+
+func (h *Handler) parseFrom(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 || len(args) > 2 {
+		return d.Err("from needs a place, such as: from header, from cookie session, or: from query access_token")
+	}
+	f := From{In: args[0]}
+	if len(args) == 2 {
+		f.Name = args[1]
+	}
+	h.From = append(h.From, f)
+	return nil
+}
+
 func (h *Handler) parseRequire(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) < 2 {
-		return d.Err("require needs a kind and values, such as: require scope orders:read, require role admin, or: require claim plan pro")
+		return d.Err("require needs a kind and values, such as: require scope orders:read, require role admin, require claim plan pro, require acr gold, or: require max_age 15m")
 	}
 	var r Rule
 	switch kind, values := args[0], args[1:]; kind {
@@ -97,8 +174,19 @@ func (h *Handler) parseRequire(d *caddyfile.Dispenser) error {
 		r.Role = values
 	case "claim":
 		r.Claim, r.Values = values[0], values[1:]
+	case "acr":
+		r.ACR = values
+	case "max_age":
+		if len(values) > 1 {
+			return d.Errf("require max_age: %q is one value too many", values[1])
+		}
+		age, err := unit.ParseDuration(values[0])
+		if err != nil || age == 0 {
+			return d.Errf("require max_age: %q is not a duration of at least 1s, write it as 15m", values[0])
+		}
+		r.MaxAge = age
 	default:
-		return d.Err(dispense.Unknown("kind of require", kind, []string{"scope", "role", "claim"}))
+		return d.Err(dispense.Unknown("kind of require", kind, []string{"scope", "role", "claim", "acr", "max_age"}))
 	}
 	h.Require = append(h.Require, r)
 	return nil

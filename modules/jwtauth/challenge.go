@@ -10,14 +10,16 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
-// challenge is the value of WWW-Authenticate (RFC 6750 section 3). code, description and scope are
-// left out where they are empty.
-func challenge(code, description, scope string) http.Header {
+// param is one parameter of a challenge; an empty one is left out.
+type param struct{ name, value string }
+
+// challenge is the value of WWW-Authenticate (RFC 6750 section 3).
+func challenge(params ...param) http.Header {
 	var b strings.Builder
 	b.WriteString(`Bearer realm="gatehouse"`)
-	for _, p := range [][2]string{{"error", code}, {"error_description", description}, {"scope", scope}} {
-		if p[1] != "" {
-			b.WriteString(", " + p[0] + `="` + quotable(p[1]) + `"`)
+	for _, p := range params {
+		if p.value != "" {
+			b.WriteString(", " + p.name + `="` + quotable(p.value) + `"`)
 		}
 	}
 	return http.Header{"Www-Authenticate": {b.String()}}
@@ -33,37 +35,45 @@ func quotable(s string) string {
 	}, s)
 }
 
+// deny is a refusal with a challenge that names the error.
+func deny(o outcome, code problem.Code, name, sentence string, more ...param) denial {
+	e := problem.New(code, "%s", sentence)
+	e.Header = challenge(append([]param{{"error", name}, {"error_description", sentence}}, more...)...)
+	return denial{e, o}
+}
+
 // invalid refuses a token. The sentence is sent to the client and must not quote the token.
-func invalid(sentence string) *problem.Error {
-	e := problem.New(problem.InvalidToken, "%s", sentence)
-	e.Header = challenge("invalid_token", sentence, "")
-	return e
+func invalid(o outcome, sentence string) denial {
+	return deny(o, problem.InvalidToken, "invalid_token", sentence)
 }
 
 // missing asks for a token. Without credentials there is no error attribute (RFC 6750 section 3.1).
-func missing() *problem.Error {
-	e := problem.New(problem.MissingToken, "Send an access token in the header Authorization: Bearer.")
-	e.Header = challenge("", "", "")
-	return e
+func missing(where string) denial {
+	e := problem.New(problem.MissingToken, "Send an access token in %s.", where)
+	e.Header = challenge()
+	return denial{e, missingToken}
 }
 
-// malformed refuses a request whose Authorization is not one Bearer token.
-func malformed(sentence string) *problem.Error {
-	e := problem.New(problem.InvalidRequest, "%s", sentence)
-	e.Header = challenge("invalid_request", sentence, "")
-	return e
+// malformed refuses a request that does not carry one token in the right form.
+func malformed(sentence string) denial {
+	return deny(invalidRequest, problem.InvalidRequest, "invalid_request", sentence)
 }
 
 // insufficient refuses a valid token that a rule does not allow. scopes are all that are asked for.
-func insufficient(scopes []string) *problem.Error {
+func insufficient(scopes []string) denial {
 	scope := strings.Join(scopes, " ")
-	sentence := "The token does not have what is required here."
-	e := problem.New(problem.InsufficientScope, "%s", sentence)
+	d := deny(insufficientScope, problem.InsufficientScope, "insufficient_scope", "The token does not have what is required here.", param{"scope", scope})
 	if scope != "" {
-		e.Extra = map[string]any{"scope": scope}
+		d.problem.Extra = map[string]any{"scope": scope}
 	}
-	e.Header = challenge("insufficient_scope", sentence, scope)
-	return e
+	return d
+}
+
+// stepUp asks for another or a newer login (RFC 9470 section 3).
+func stepUp(p *Policy) denial {
+	acr, age := p.stepUp()
+	return deny(insufficientAuthentication, problem.InsufficientLogin, "insufficient_user_authentication",
+		"A stronger or a more recent login is required here.", param{"acr_values", acr}, param{"max_age", age})
 }
 
 // unavailable says that there are no keys to verify with, which is not the token's fault.
@@ -71,32 +81,10 @@ func unavailable(retry time.Duration, cause error) error {
 	if errors.Is(cause, context.Canceled) {
 		return cause
 	}
-	return &problem.Error{
+	return denial{&problem.Error{
 		Code: problem.KeysUnavailable, Detail: "The keys that verify access tokens cannot be had right now, try again later.",
 		RetryAfter: max(retry, time.Second), Cause: cause,
-	}
-}
-
-// bearer is the token in Authorization, "" where no Bearer token is sent. Nothing else is looked at:
-// not the query, not the body, not a cookie.
-func bearer(h http.Header) (string, error) {
-	values := h["Authorization"]
-	switch {
-	case len(values) == 0 || len(values) == 1 && values[0] == "":
-		return "", nil
-	case len(values) > 1:
-		return "", malformed("The header Authorization must be sent once.")
-	}
-	scheme, rest, _ := strings.Cut(values[0], " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return "", nil
-	}
-	rest = strings.TrimLeft(rest, " ")
-	// Searches for one byte are many times faster here than one for any of three.
-	if rest == "" || strings.IndexByte(rest, ' ') >= 0 || strings.IndexByte(rest, ',') >= 0 || strings.IndexByte(rest, '\t') >= 0 {
-		return "", malformed("The header Authorization must hold Bearer, one space and one token.")
-	}
-	return rest, nil
+	}, keysUnavailable}
 }
 
 // preflight says whether r is a CORS preflight, which a browser sends without credentials.

@@ -1,14 +1,12 @@
 package jwtauth
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -19,122 +17,164 @@ const lastDate = 253402300799
 
 const maxSubject = 1024 // bytes
 
-var errClaims = errors.New("the claims are not one JSON object in UTF-8 with each name once")
+// claims are the claims of one token, as they are written: a request needs few of them.
+type claims struct {
+	// MapClaims stays empty. It makes the type a jwt.Claims; what the library would check by it is
+	// switched off.
+	jwt.MapClaims
 
-// claims are the claims of one token. Numbers are json.Number, so that none loses digits.
-type claims struct{ jwt.MapClaims }
+	members []member
+	few     [12]member // what members are in, for most tokens
+}
 
-// UnmarshalJSON reads an object in which no name comes twice (RFC 7519 section 4): another reader of
-// the same token might take the other of the two.
-func (c *claims) UnmarshalJSON(b []byte) error {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') || !utf8.Valid(b) {
-		return errClaims
-	}
-	c.MapClaims = jwt.MapClaims{}
-	for dec.More() {
-		t, err := dec.Token()
-		if err != nil {
-			return errClaims
-		}
-		name, _ := t.(string)
-		if _, twice := c.MapClaims[name]; twice {
-			return errClaims
-		}
-		var v any
-		if err = dec.Decode(&v); err != nil {
-			return errClaims
-		}
-		c.MapClaims[name] = v
+// UnmarshalJSON reads an object in which no name comes twice.
+func (c *claims) UnmarshalJSON(b []byte) (err error) {
+	c.members, err = members(c.few[:0], slices.Clone(b))
+	return err
+}
+
+// raw is a claim as it is written, nil if it is absent.
+func (c *claims) raw(name string) []byte {
+	if i := named(c.members, name); i >= 0 {
+		return c.members[i].raw
 	}
 	return nil
 }
 
+// str is a claim that is a string.
+func (c *claims) str(name string) (s string, ok bool) { return unquote(c.raw(name)) }
+
+// value is the claim of that name or, if there is none, what a path with dots leads to: in
+// realm_access.roles the roles of the object realm_access. It is nil where there is nothing.
+func (c *claims) value(path string) any {
+	if raw := c.raw(path); raw != nil {
+		return decode(raw)
+	}
+	name, rest, nested := strings.Cut(path, ".")
+	if !nested {
+		return nil
+	}
+	return within(decode(c.raw(name)), rest)
+}
+
+func within(v any, path string) any {
+	object, ok := v.(map[string]any)
+	if !ok {
+		return nil
+	}
+	if v, ok = object[path]; ok {
+		return v
+	}
+	name, rest, nested := strings.Cut(path, ".")
+	if !nested {
+		return nil
+	}
+	return within(object[name], rest)
+}
+
 // date reads a NumericDate (RFC 7519 section 2), which may have a fraction, as unix milliseconds.
 // It is ok also where the claim is absent.
-func (c claims) date(name string) (ms int64, present, ok bool) {
-	v, present := c.MapClaims[name]
-	if !present {
+func (c *claims) date(name string) (ms int64, present, ok bool) {
+	raw := c.raw(name)
+	if raw == nil {
 		return 0, false, true
 	}
-	n, isNumber := v.(json.Number)
-	if !isNumber {
+	if raw[0] != '-' && (raw[0] < '0' || raw[0] > '9') {
 		return 0, true, false
 	}
-	f, err := n.Float64()
+	f, err := strconv.ParseFloat(string(raw), 64)
 	if err != nil || math.Abs(f) > lastDate {
 		return 0, true, false
 	}
 	return int64(math.Floor(f * 1000)), true, true
 }
 
-// checkDates says until when the token is valid, in unix milliseconds with the leeway in it.
-func (c claims) checkDates(now time.Time, leeway time.Duration) (until int64, err error) {
+// checkDates says until when the token is valid, in unix milliseconds with the leeway in it, and when
+// it was issued, 0 if it does not say.
+func (c *claims) checkDates(now time.Time, leeway time.Duration) (until, issued int64, err error) {
 	exp, hasExp, ok1 := c.date("exp")
 	nbf, hasNbf, ok2 := c.date("nbf")
 	iat, hasIat, ok3 := c.date("iat")
 	ms, skew := now.UnixMilli(), leeway.Milliseconds()
 	switch {
 	case !ok1 || !ok2 || !ok3:
-		return 0, invalid("The dates of the token are not numbers in a sensible range.")
+		return 0, 0, invalid(invalidClaims, "The dates of the token are not numbers in a sensible range.")
 	case !hasExp:
-		return 0, invalid("The token does not say when it expires.")
+		return 0, 0, invalid(invalidClaims, "The token does not say when it expires.")
 	case ms >= exp+skew:
-		return 0, invalid("The token has expired.")
+		return 0, 0, invalid(expired, "The token has expired.")
 	case hasNbf && ms < nbf-skew:
-		return 0, invalid("The token is not valid yet.")
+		return 0, 0, invalid(notYetValid, "The token is not valid yet.")
 	case hasIat && ms < iat-skew:
-		return 0, invalid("The token was issued in the future.")
+		return 0, 0, invalid(notYetValid, "The token was issued in the future.")
 	}
-	return exp + skew, nil
+	return exp + skew, iat, nil
 }
 
-// checkParties compares iss and aud. An empty issuer or audience is not checked.
-func (c claims) checkParties(issuer string, audience []string) error {
-	if iss, _ := c.MapClaims["iss"].(string); issuer != "" && iss != issuer {
-		return invalid("The token is from another issuer.")
+// checkIssuer compares iss to the letter. An empty issuer is not checked.
+func (c *claims) checkIssuer(issuer string) error {
+	if issuer == "" {
+		return nil
+	}
+	if iss, _ := c.str("iss"); iss != issuer {
+		return invalid(wrongIssuer, "The token is from another issuer.")
+	}
+	return nil
+}
+
+// checkAudience compares aud, which is a string or an array of strings. With no audience wanted its
+// form alone is checked.
+func (c *claims) checkAudience(audience []string) error {
+	raw := c.raw("aud")
+	if one, ok := unquote(raw); ok {
+		if len(audience) > 0 && !slices.Contains(audience, one) {
+			return invalid(wrongAudience, "The token is for another audience.")
+		}
+		return nil
 	}
 	aud, ok := c.strings("aud")
 	if !ok {
-		return invalid("The audience of the token is neither a string nor an array of strings.")
+		return invalid(invalidClaims, "The audience of the token is neither a string nor an array of strings.")
 	}
 	if len(audience) > 0 && !anyOf(audience, aud) {
-		return invalid("The token is for another audience.")
+		return invalid(wrongAudience, "The token is for another audience.")
 	}
 	return nil
 }
 
 // checkBinding refuses tokens that only the holder of a key may use (RFC 9449 section 6, RFC 8705
 // section 3): as a Bearer token a stolen one would pass.
-func (c claims) checkBinding() error {
-	cnf, _ := c.MapClaims["cnf"].(map[string]any)
+func (c *claims) checkBinding() error {
+	raw := c.raw("cnf")
+	if raw == nil {
+		return nil
+	}
+	cnf, _ := decode(raw).(map[string]any)
 	for _, method := range []string{"jkt", "x5t#S256"} {
-		if _, bound := cnf[method]; bound {
-			return invalid("The token is bound to a key and cannot be used as a Bearer token.")
+		if _, is := cnf[method]; is {
+			return invalid(bound, "The token is bound to a key and cannot be used as a Bearer token.")
 		}
 	}
 	return nil
 }
 
 // subject is the claim sub, "" where there is none.
-func (c claims) subject() (string, error) {
-	v, present := c.MapClaims["sub"]
-	sub, ok := v.(string)
-	switch {
-	case !present:
+func (c *claims) subject() (string, error) {
+	if c.raw("sub") == nil {
 		return "", nil
-	case !ok || sub == "" || len(sub) > maxSubject || strings.ContainsFunc(sub, control):
-		return "", invalid("The subject of the token is not a short printable string.")
+	}
+	sub, ok := c.str("sub")
+	if !ok || sub == "" || len(sub) > maxSubject || strings.ContainsFunc(sub, control) {
+		return "", invalid(invalidClaims, "The subject of the token is not a short printable string.")
 	}
 	return sub, nil
 }
 
 func control(r rune) bool { return r < ' ' || r == 0x7f }
 
-// strings reads a string or an array of strings; absent is none.
-func (c claims) strings(name string) (list []string, ok bool) {
-	switch v := c.MapClaims[name].(type) {
+// strings reads a string or an array of strings; absent or null is none.
+func (c *claims) strings(name string) (list []string, ok bool) {
+	switch v := decode(c.raw(name)).(type) {
 	case nil:
 		return nil, true
 	case string:
@@ -153,8 +193,9 @@ func (c claims) strings(name string) (list []string, ok bool) {
 }
 
 // list are the texts of a scalar claim or of the scalars in an array.
-func (c claims) list(name string) []string {
-	v := c.MapClaims[name]
+func (c *claims) list(path string) []string { return texts(c.value(path)) }
+
+func texts(v any) []string {
 	if s, ok := text(v); ok {
 		return []string{s}
 	}
@@ -169,10 +210,12 @@ func (c claims) list(name string) []string {
 }
 
 // scopes are the words of the claims scope (RFC 9068 section 2.2.3) and scp.
-func (c claims) scopes() []string {
+func (c *claims) scopes() []string {
 	var all []string
-	for _, s := range slices.Concat(c.list("scope"), c.list("scp")) {
-		all = append(all, strings.Fields(s)...)
+	for _, name := range []string{"scope", "scp"} {
+		for _, s := range c.list(name) {
+			all = append(all, strings.Fields(s)...)
+		}
 	}
 	return all
 }
@@ -185,10 +228,7 @@ func text(v any) (string, bool) {
 	case json.Number:
 		return v.String(), true
 	case bool:
-		if v {
-			return "true", true
-		}
-		return "false", true
+		return strconv.FormatBool(v), true
 	}
 	return "", false
 }

@@ -8,8 +8,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-
-	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
 func TestRequestsWithoutOneBearerToken(t *testing.T) {
@@ -137,7 +135,7 @@ func TestConnectionCannotDropClaimHeaders(t *testing.T) {
 	seen := make(chan http.Header, 1)
 	app := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header }))
 	defer app.Close()
-	g := modtest.Start(t, `:80 {
+	g := start(t, `:80 {
 		jwt_auth {
 			jwks file `+keyFile(t, publicSet(t))+`
 			claim_header sub X-User-Id
@@ -185,7 +183,7 @@ func TestOptionalRefusesAnInvalidToken(t *testing.T) {
 }
 
 func TestPlaceholders(t *testing.T) {
-	g := modtest.Start(t, `:80 {
+	g := start(t, `:80 {
 		jwt_auth {
 			jwks file `+keyFile(t, publicSet(t))+`
 		}
@@ -211,7 +209,7 @@ func TestTrailersCannotSendClaimHeaders(t *testing.T) {
 		app <- seen{r.Header, r.Trailer}
 	}))
 	defer upstream.Close()
-	front := httptest.NewServer(modtest.Start(t, `:80 {
+	front := httptest.NewServer(start(t, `:80 {
 		jwt_auth {
 			jwks file `+keyFile(t, publicSet(t))+`
 			claim_header sub X-User-Id

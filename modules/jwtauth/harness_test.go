@@ -138,7 +138,13 @@ const echo = `respond "{http.auth.user.id}|{http.request.header.X-User-Id}|{http
 
 func gateway(t testing.TB, options string) *modtest.Gateway {
 	t.Helper()
-	return modtest.Start(t, fmt.Sprintf(":80 {\n\tjwt_auth {\n%s\n\t}\n\t%s\n}\n", options, echo))
+	return start(t, fmt.Sprintf(":80 {\n\tjwt_auth {\n%s\n\t}\n\t%s\n}\n", options, echo))
+}
+
+// start serves sites with a data directory of the test's own.
+func start(t testing.TB, sites string) *modtest.Gateway {
+	t.Helper()
+	return modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n"+sites)
 }
 
 func protected(t testing.TB) *modtest.Gateway {

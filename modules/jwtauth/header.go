@@ -26,23 +26,47 @@ func canonical(headers []ClaimHeader) claimHeaders {
 // clear deletes what the client sent under our names. A name in Connection goes too: a proxy would
 // take the header for one of the connection's own and drop it before the app sees it.
 func (c claimHeaders) clear(h http.Header) {
+	if len(c) == 0 {
+		return
+	}
 	for i := range c {
 		delete(h, c[i].Header)
 	}
-	if connection := h["Connection"]; len(c) > 0 && len(connection) > 0 {
+	c.clearTwins(h)
+	if connection := h["Connection"]; len(connection) > 0 {
 		h["Connection"] = c.without(connection)
 	}
 }
 
+// clearTwins deletes headers that are ours but for underscores or dots in the place of hyphens: apps
+// of the CGI kind cannot tell them apart.
+func (c claimHeaders) clearTwins(h http.Header) {
+	for name := range h {
+		if strings.IndexByte(name, '_') < 0 && strings.IndexByte(name, '.') < 0 {
+			continue
+		}
+		twin := twinOf(name)
+		if slices.ContainsFunc(c, func(ours ClaimHeader) bool { return ours.Header == twin }) {
+			delete(h, name)
+		}
+	}
+}
+
+// twinOf is the header that an app may take this one for.
+func twinOf(name string) string {
+	return http.CanonicalHeaderKey(strings.NewReplacer("_", "-", ".", "-").Replace(name))
+}
+
 // clearTrailer does the same for the trailers, which come when the body has been read.
 func (c claimHeaders) clearTrailer(r *http.Request) {
-	if len(c) == 0 || len(r.Trailer) == 0 || r.Body == nil {
+	if len(c) == 0 || len(r.Trailer) == 0 && len(r.TransferEncoding) == 0 || r.Body == nil {
 		return
 	}
 	drop := func() {
 		for i := range c {
 			delete(r.Trailer, c[i].Header)
 		}
+		c.clearTwins(r.Trailer)
 	}
 	drop()
 	r.Body = &bodyEnd{r.Body, drop}
@@ -80,16 +104,20 @@ func (c claimHeaders) without(connection []string) []string {
 type field struct{ name, value string }
 
 // fields are the headers for these claims.
-func (c claimHeaders) fields(from claims) ([]field, error) {
+func (c claimHeaders) fields(from *claims, subject string) ([]field, error) {
 	var fields []field
 	for _, ch := range c {
-		v := from.MapClaims[ch.Claim]
+		if ch.Claim == "sub" && subject != "" {
+			fields = append(fields, field{ch.Header, percentEncode(subject, false)}) // in the cache it shares the bytes
+			continue
+		}
+		v := from.value(ch.Claim)
 		if v == nil {
 			continue
 		}
 		s := headerValue(v)
 		if len(s) > maxClaimHeader {
-			return nil, invalid("A claim of the token is too large to be handed on.")
+			return nil, invalid(invalidClaims, "A claim of the token is too large to be handed on.")
 		}
 		fields = append(fields, field{ch.Header, s})
 	}
@@ -125,15 +153,24 @@ func joined(array []any) (string, bool) {
 // percentEncode makes s a header value that decodes to s and to nothing else.
 func percentEncode(s string, comma bool) string {
 	const hex = "0123456789ABCDEF"
+	as := func(i int) bool { // as it is
+		ch := s[i]
+		return ch >= ' ' && ch <= '~' && ch != '%' && (ch != ' ' || i != 0 && i != len(s)-1) && (ch != ',' || !comma)
+	}
+	n := 0
+	for n < len(s) && as(n) {
+		n++
+	}
+	if n == len(s) {
+		return s
+	}
 	var b strings.Builder
 	for i := range len(s) {
-		ch := s[i]
-		atEnd := i == 0 || i == len(s)-1
-		if ch < ' ' || ch > '~' || ch == '%' || ch == ' ' && atEnd || ch == ',' && comma {
+		if ch := s[i]; as(i) {
+			b.WriteByte(ch)
+		} else {
 			b.Write([]byte{'%', hex[ch>>4], hex[ch&15]})
-			continue
 		}
-		b.WriteByte(ch)
 	}
 	return b.String()
 }

@@ -1,32 +1,31 @@
 // Package jwtauth is the directive `jwt_auth`: it lets requests pass that carry a valid JSON Web
-// Token as Bearer token, and tells the handlers and the app behind whose they are. Only module.go
-// and caddyfile.go know Caddy; what is decided about a token is in verify.go and claims.go.
+// Token, and tells the handlers and the app behind whose they are. What is decided about a token is in
+// verify.go and claims.go, where keys come from in source.go and remote.go.
 package jwtauth
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"os"
-	"sync/atomic"
-	"time"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
 
-// Handler authenticates requests by the JSON Web Token in `Authorization: Bearer`.
+// Handler authenticates requests by a JSON Web Token, by default in `Authorization: Bearer`.
 //
-// It answers 401 without a token or with one that is not valid, 403 where a rule of require is not
-// met, 400 where Authorization is sent twice or is not one token, and 503 where the keys cannot be
-// had; each with the challenge of RFC 6750 but the last. A CORS preflight passes without a token.
+// It answers 401 without a token or with one that is not valid or was revoked, 403 where a rule of
+// require is not met, 400 where the token is sent twice or is not one token, and 503 where the keys or
+// the list of revoked tokens cannot be had; each with the challenge of RFC 6750 but the last. A CORS
+// preflight passes without a token.
 //
 // The algorithm is the key's, never the token's choice: RS256 for an RSA key unless its JWK names
 // another RS or PS, ES256, ES384 or ES512 by the curve of an EC key, EdDSA (also under its name
@@ -35,207 +34,219 @@ import (
 // Placeholders:
 //
 //   - {http.auth.user.id}: the claim sub
-//   - {http.auth.user.CLAIM}: any other claim; arrays joined by commas, objects as JSON
+//   - {http.auth.user.CLAIM}: any other claim; arrays joined by commas, objects as JSON. If there is no
+//     claim of that name, dots lead into objects
 //
 // Both are empty where the token does not say, and in a request that passes without a token.
 //
-// The keys come from Secret, JWKS or JWKSFile, of which one at most is given. With none of them the
-// keys, the issuer and the audience are those of the bundled identity backend.
+// Whether a token was revoked is asked of the identity backend for each request, whoever issued it.
 type Handler struct {
+	Accepted
 	Policy
 
-	// Secret names a secret set of the app gatehouse: raw bytes (at least 32) for HS256, or a PEM
-	// PUBLIC KEY or PRIVATE KEY. Every version of the set verifies.
-	Secret string `json:"secret,omitempty"`
-	// JWKS is the URL of a JWK set: https, or http on this machine. It is fetched when a request first
-	// needs it, and again every 10 min (Cache-Control: max-age of the answer, kept between 5 min and
-	// 24 h) and for an unknown kid, at most every 30 s. While the server fails, the last good set
-	// serves for 12 h.
-	JWKS string `json:"jwks,omitempty"`
-	// JWKSFile is the path of a file with a JWK set. It is read when the configuration is loaded.
-	JWKSFile string `json:"jwks_file,omitempty"`
-
 	verifier *verifier
-	pooled   bool // this handler has a reference on remotes[JWKS]
+	pooled   []place // this handler has a reference on each in remotes
+	listedBy any     // the key of listings on which this handler has a reference
+	listing  *listing
 	refuse   *refuse.Refuser
+	log      *zap.Logger
+	access   *zap.Logger
 }
 
-// remotes are the sources of keys by URL. A reload goes on with the keys that are there.
+// remotes are the sources of keys by their place. A reload goes on with the keys that are there.
 var remotes = caddy.NewUsagePool()
+
+// remotesInUse are those that some configuration names.
+func remotesInUse() (all []*remote) {
+	remotes.Range(func(_, value any) bool {
+		all = append(all, value.(*remote))
+		return true
+	})
+	return all
+}
+
+// Destruct ends a fetch under way.
+func (r *remote) Destruct() error {
+	r.cancel()
+	return nil
+}
+
+// accessLog is where Caddy writes its access log.
+type accessLog struct{}
+
+// CaddyModule gives the logger its name. It is registered nowhere.
+func (accessLog) CaddyModule() caddy.ModuleInfo { return caddy.ModuleInfo{ID: "http.log.access"} }
 
 // Provision reads the keys that are at hand. It fetches nothing.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	if err := h.checkKeys(); err != nil {
+	h.log, h.access = ctx.Logger(), ctx.Logger(accessLog{})
+	h.refuse = refuse.New(h.log)
+	if err := h.Validate(); err != nil {
 		return err
 	}
-	h.refuse = refuse.New(ctx.Logger())
-	s, err := h.source(ctx)
+	providers, err := h.providers(ctx)
+	if err != nil {
+		return fmt.Errorf("jwt_auth: %w", err)
+	}
+	ref, err := gatehouse.Need[revoker](ctx, "identity")
 	if err != nil {
 		return err
 	}
-	h.verifier = newVerifier(h.Policy, s)
+	h.verifier = newVerifier(h.Policy, ref.Get, providers...)
+	if err = meter.Register(ctx, requestsTotal, fetches, ageCollector{}); err != nil {
+		return err
+	}
+	listed, _, err := listings.LoadOrNew(ctx.GetMetricsRegistry(), func() (caddy.Destructor, error) { return new(listing), nil })
+	if err != nil {
+		return err
+	}
+	h.listedBy, h.listing = ctx.GetMetricsRegistry(), listed.(*listing)
+	h.listing.add(h.verifier)
 	return nil
 }
 
-// Validate checks the policy.
-func (h *Handler) Validate() error { return h.Policy.Validate() }
+// Validate checks the settings.
+func (h *Handler) Validate() error {
+	if err := h.Accepted.Validate(); err != nil {
+		return err
+	}
+	return h.Policy.Validate()
+}
 
-// Cleanup gives the source of keys back.
+// Cleanup gives the sources of keys back. The handler stays usable for requests in flight.
 func (h *Handler) Cleanup() error {
-	if !h.pooled {
-		return nil
-	}
-	h.pooled = false
-	_, err := remotes.Delete(h.JWKS)
-	return err
-}
-
-// checkKeys makes sure that there is one source of keys.
-func (h *Handler) checkKeys() error {
-	given := 0
-	for _, s := range []string{h.Secret, h.JWKS, h.JWKSFile} {
-		if s != "" {
-			given++
+	var failed error
+	for _, p := range h.pooled {
+		if _, err := remotes.Delete(p); err != nil {
+			failed = err
 		}
 	}
-	switch {
-	case given > 1:
-		return errors.New("jwt_auth takes its keys from one place: keep one of secret, jwks URL and jwks file")
-	case given == 0 && h.Issuer != "":
-		return fmt.Errorf("jwt_auth: issuer %s needs its keys: add jwks URL (they are not discovered from the issuer in this version), or leave issuer out to accept tokens of the identity backend", h.Issuer)
-	case h.JWKS != "":
-		return checkURL(h.JWKS)
-	}
-	return nil
-}
-
-func (h *Handler) source(ctx caddy.Context) (source, error) {
-	switch {
-	case h.Secret != "":
-		return secretKeys(ctx, h.Secret)
-	case h.JWKSFile != "":
-		return fileKeys(h.JWKSFile)
-	case h.JWKS != "":
-		pooled, _, err := remotes.LoadOrNew(h.JWKS, func() (caddy.Destructor, error) { return newRemote(h.JWKS), nil })
-		if err != nil {
-			return nil, err
+	h.pooled = nil
+	if h.listing != nil {
+		h.listing.remove(h.verifier)
+		h.listing = nil
+		if _, err := listings.Delete(h.listedBy); err != nil {
+			failed = err
 		}
-		h.pooled = true
-		r := pooled.(*remote)
-		r.log.Store(slog.New(zapslog.NewHandler(ctx.Logger().Core(), zapslog.WithName("http.handlers.jwt_auth"))))
-		return r, nil
 	}
-	ref, err := gatehouse.Need[tokenIssuer](ctx, "identity")
-	if err != nil {
-		return nil, err
-	}
-	return &bundled{ref: ref}, nil
+	return failed
 }
 
-func secretKeys(ctx caddy.Context, name string) (source, error) {
+// providers are the issuers with their keys.
+func (h *Handler) providers(ctx caddy.Context) (all []*provider, err error) {
 	app, err := gatehouse.Of(ctx)
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := app.Secret(name)
-	if err != nil {
-		return nil, fmt.Errorf("jwt_auth: %w", err)
-	}
-	set := new(keySet)
-	for _, v := range secrets.Versions() {
-		k, err := parseSecret(v.Value.Reveal())
+	for _, t := range h.all() {
+		s, name, err := h.source(ctx, app, t)
 		if err != nil {
-			return nil, fmt.Errorf("jwt_auth: the secret %s (%s) cannot be used: %w", name, v.Label, err)
+			return nil, err
 		}
-		set.keys = append(set.keys, k)
-	}
-	return fixed{set}, nil
-}
-
-func fileKeys(path string) (source, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("jwt_auth: the file of keys cannot be read, create it or correct the path: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	raw, err := io.ReadAll(io.LimitReader(f, maxJWKS+1))
-	if err != nil {
-		return nil, fmt.Errorf("jwt_auth: reading %s: %w", path, err)
-	}
-	set, err := parseJWKS(raw, true)
-	if err != nil {
-		return nil, fmt.Errorf("jwt_auth: %s: %w", path, err)
-	}
-	return fixed{set}, nil
-}
-
-// bundled are the keys of the identity backend, which never change while it lives.
-type bundled struct {
-	ref *gatehouse.Ref[tokenIssuer]
-	set atomic.Pointer[keySet]
-}
-
-func (b *bundled) current(time.Time) *keySet { return b.set.Load() }
-
-func (b *bundled) load(ctx context.Context, _ time.Time) (*keySet, error) {
-	if set := b.set.Load(); set != nil {
-		return set, nil
-	}
-	i, err := b.ref.Get(ctx)
-	if err != nil {
-		return nil, unavailable(0, err)
-	}
-	set, err := keysOf(i)
-	if err != nil {
-		return nil, unavailable(0, err)
-	}
-	b.set.CompareAndSwap(nil, set)
-	return b.set.Load(), nil
-}
-
-func (b *bundled) newer(_ context.Context, _ time.Time, old *keySet) *keySet { return old }
-
-// ServeHTTP lets the request pass or refuses it.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	h.verifier.headers.clear(r.Header)
-	h.verifier.headers.clearTrailer(r)
-	if preflight(r) {
-		annotate(r, nobody)
-		return next.ServeHTTP(w, r)
-	}
-	token, err := bearer(r.Header)
-	if err != nil {
-		return h.refuse.Error(w, r, err)
-	}
-	if token == "" {
-		if h.Optional {
-			annotate(r, nobody)
-			return next.ServeHTTP(w, r)
+		if f, ok := s.(fixed); ok && len(t.Algorithms) > 0 && !f.set.any(newProvider(t, s, name).algs) {
+			return nil, fmt.Errorf("no key of %s is for one of the algorithms %v: leave algorithms out, or name those of the keys", name, t.Algorithms)
 		}
-		return h.refuse.Error(w, r, missing())
+		all = append(all, newProvider(t, s, name))
 	}
-	id, err := h.verifier.check(r.Context(), token, time.Now())
-	if err != nil {
-		return h.refuse.Error(w, r, err)
+	if h.bundled() {
+		ref, err := gatehouse.Need[tokenIssuer](ctx, "identity")
+		if err != nil {
+			return nil, err
+		}
+		t := Trusted{Audience: h.Audience, Algorithms: h.Algorithms}
+		all = append(all, newProvider(t, &bundled{get: ref.Get}, "identity"))
 	}
-	annotate(r, id)
-	return next.ServeHTTP(w, r)
+	return all, nil
 }
 
-// annotate tells the handlers and the app behind who the request is from.
-func annotate(r *http.Request, id *identity) {
-	if len(id.fields) > 0 {
-		values := make([]string, len(id.fields)) // a later handler may edit them in place, so they are the request's own
-		for i, f := range id.fields {
-			values[i] = f.value
-			r.Header[f.name] = values[i : i+1 : i+1]
+func (h *Handler) source(ctx caddy.Context, app *gatehouse.App, t Trusted) (source, string, error) {
+	switch {
+	case t.Secret != "":
+		set, err := app.Secret(t.Secret)
+		if err != nil {
+			return nil, "", err
+		}
+		s, err := newSecretKeys(set, func(err error) { h.log.Error("a secret was changed to what cannot be used", zap.Error(err)) })
+		return s, "secret:" + t.Secret, err
+	case t.JWKSFile != "":
+		s, err := fileKeys(t.JWKSFile)
+		return s, "file:" + t.JWKSFile, err
+	case t.KeyFile != "":
+		s, err := pemKey(t.KeyFile)
+		return s, "file:" + t.KeyFile, err
+	}
+	p := place{url: t.JWKS, insecure: t.Insecure}
+	if t.JWKS == "" {
+		p.url, p.discover = t.Issuer, true
+	}
+	pooled, _, err := remotes.LoadOrNew(p, func() (caddy.Destructor, error) { return newRemote(p), nil })
+	if err != nil {
+		return nil, "", err
+	}
+	h.pooled = append(h.pooled, p)
+	r, dir := pooled.(*remote), app.Dir()
+	r.dir.Store(&dir)
+	r.log.Store(slog.New(zapslog.NewHandler(ctx.Logger().Core(), zapslog.WithName("http.handlers.jwt_auth"))))
+	return view{r, t.staleFor()}, p.String(), nil
+}
+
+// listings are the verifiers of each configuration that is in use, by its metrics registry.
+var listings = caddy.NewUsagePool()
+
+// listing are the verifiers of one configuration, in the order in which they were provisioned.
+type listing struct {
+	mu  sync.Mutex
+	all []*verifier
+}
+
+// Destruct does nothing.
+func (*listing) Destruct() error { return nil }
+
+// Authenticator is jwt_auth as a provider of Caddy's own handler `authentication`, with the same
+// settings and the same decisions. That handler knows one answer, 401: it is given also where jwt_auth
+// answers 400, 403 or 503; WWW-Authenticate tells the first two apart. It cannot take a token from the
+// query, which Caddy would have in its access log.
+type Authenticator struct{ Handler }
+
+// CaddyModule is the provider's registration.
+func (*Authenticator) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.authentication.providers.jwt_auth", New: func() caddy.Module { return new(Authenticator) }}
+}
+
+// Validate checks the settings.
+func (a *Authenticator) Validate() error {
+	for _, f := range a.From {
+		if f.In == inQuery {
+			return fmt.Errorf("from query: use the directive jwt_auth, a provider of authentication cannot keep the token out of the access log")
 		}
 	}
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return
+	return a.Handler.Validate()
+}
+
+// Authenticate says who the request is from.
+func (a *Authenticator) Authenticate(w http.ResponseWriter, r *http.Request) (caddyauth.User, bool, error) {
+	u, err := a.admit(r, a.verifier.policy.find(r))
+	if err != nil {
+		if d, ok := err.(denial); ok { //nolint:errorlint // what admit returns is never wrapped
+			for name, values := range d.problem.Header {
+				w.Header()[name] = values
+			}
+			if d.outcome != keysUnavailable {
+				return caddyauth.User{}, false, nil
+			}
+		}
+		return caddyauth.User{}, false, err
 	}
-	repl.Map(id.placeholder)
+	id, _ := u.subject.(string)
+	user := caddyauth.User{ID: id}
+	if u.token != "" {
+		user.Metadata = map[string]string{}
+		for _, m := range u.all().members {
+			user.Metadata[string(m.name)] = shown(decode(m.raw))
+		}
+	}
+	u.setHeaders(r)
+	return user, true, nil
 }
 
 // Interface guards
@@ -244,4 +255,5 @@ var (
 	_ caddy.Validator             = (*Handler)(nil)
 	_ caddy.CleanerUpper          = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddyauth.Authenticator     = (*Authenticator)(nil)
 )

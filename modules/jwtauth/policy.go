@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 )
 
 const (
@@ -16,17 +18,18 @@ const (
 	maxLeeway     = 5 * time.Minute
 )
 
-// Policy is what a token must say to pass, and what is told to the app behind.
+// types are the values of Type.
+var types = []string{"at+jwt", "JWT"}
+
+// Policy is where a token is looked for, what it must say to pass, and what is told to the app behind.
 type Policy struct {
-	// Issuer is what the claim iss must be, to the letter. There is no discovery in this version: the
-	// keys come from secret or jwks. Default: with the identity backend's keys its issuer, with other
-	// keys iss is not checked.
-	Issuer string `json:"issuer,omitempty"`
-	// Audience are names of this API: the claim aud must hold one of them. Default: with the identity
-	// backend's keys its audience, with other keys aud is not checked, so that a token which the
-	// issuer made for another API passes too.
-	Audience []string `json:"audience,omitempty"`
-	// Require are rules that must all hold; otherwise the answer is 403.
+	// From are the places where the token may be, of which the first that has one counts. Default: the
+	// header Authorization alone.
+	From []From `json:"from,omitempty"`
+	// Type is what the header typ of a token must be: at+jwt (RFC 9068) or JWT. Default: either, or none.
+	Type string `json:"type,omitempty"`
+	// Require are rules that must all hold; otherwise the answer is 403, or 401 where a stronger or more
+	// recent login would help.
 	Require []Rule `json:"require,omitempty"`
 	// ClaimHeaders are claims that the app behind gets as request headers.
 	ClaimHeaders []ClaimHeader `json:"claim_headers,omitempty"`
@@ -37,20 +40,27 @@ type Policy struct {
 	Optional bool `json:"optional,omitempty"`
 }
 
-// Rule is one requirement. Exactly one of Scope, Role and Claim is set.
+// Rule is one requirement. Exactly one of Scope, Role, Claim, ACR and MaxAge is set.
 type Rule struct {
 	// Scope are scopes that the token must all have, in its claim scope or scp: words with spaces
 	// between them, or an array.
 	Scope []string `json:"scope,omitempty"`
 	// Role are roles of which the token must have one, in its claim role or roles: a string, or an array.
 	Role []string `json:"role,omitempty"`
-	// Claim is the name of a claim that must be one of Values, or an array that holds one of them.
+	// Claim is the name of a claim that must be one of Values, or an array that holds one of them. If
+	// there is no claim of that name, dots lead into objects: realm_access.roles.
 	Claim string `json:"claim,omitempty"`
 	// Values go with Claim. Numbers and booleans are compared by their text.
 	Values []string `json:"values,omitempty"`
+	// ACR are authentication contexts: the claim acr must be one of them. Otherwise the answer is 401
+	// insufficient_user_authentication (RFC 9470).
+	ACR []string `json:"acr,omitempty"`
+	// MaxAge is how long ago the user may have logged in, by the claim auth_time; at least 1s. Otherwise
+	// the answer is 401 insufficient_user_authentication.
+	MaxAge unit.Duration `json:"max_age,omitempty"`
 }
 
-// ClaimHeader names a claim and the request header that carries it.
+// ClaimHeader names a claim and the request header that carries it. Dots lead into objects, as in Rule.
 //
 // A string is sent as it is, with control characters, characters outside ASCII, % and spaces at
 // either end percent-encoded. Numbers and booleans are sent as their text, an array of these joined
@@ -67,8 +77,16 @@ func (p *Policy) Validate() error {
 	if p.Leeway != nil && (*p.Leeway < 0 || p.Leeway.Std() > maxLeeway) {
 		return fmt.Errorf("leeway must be from 0s to 5m, not %s: correct the clocks instead", p.Leeway)
 	}
-	if slices.Contains(p.Audience, "") {
-		return errors.New("audience must not be empty")
+	if p.Type != "" && !slices.Contains(types, p.Type) {
+		return errors.New(dispense.Unknown("type", p.Type, types))
+	}
+	for i, f := range p.From {
+		if err := f.validate(); err != nil {
+			return err
+		}
+		if slices.Contains(p.From[:i], f) {
+			return fmt.Errorf("from %s is given twice, keep one of the lines", strings.TrimSpace(f.In+" "+f.Name))
+		}
 	}
 	for _, r := range p.Require {
 		if err := r.validate(); err != nil {
@@ -101,18 +119,22 @@ var reserved = []string{
 
 func (r Rule) validate() error {
 	set := 0
-	for _, given := range []bool{len(r.Scope) > 0, len(r.Role) > 0, r.Claim != ""} {
+	for _, given := range []bool{len(r.Scope) > 0, len(r.Role) > 0, r.Claim != "", len(r.ACR) > 0, r.MaxAge != 0} {
 		if given {
 			set++
 		}
 	}
 	switch {
 	case set != 1:
-		return errors.New("a require rule needs exactly one of scope, role and claim")
+		return errors.New("a require rule needs exactly one of scope, role, claim, acr and max_age")
 	case r.Claim != "" && len(r.Values) == 0:
 		return fmt.Errorf("require claim %s needs at least one value", r.Claim)
 	case r.Claim == "" && len(r.Values) > 0:
 		return errors.New("in a require rule, values go with claim")
+	case r.MaxAge != 0 && r.MaxAge.Std() < time.Second:
+		return fmt.Errorf("require max_age must be at least 1s, not %s", r.MaxAge)
+	case slices.ContainsFunc(r.ACR, func(s string) bool { return !scopeToken(s) }):
+		return errors.New("require acr: a value has printable ASCII characters without spaces, quotes and backslashes")
 	case slices.ContainsFunc(r.Scope, func(s string) bool { return !scopeToken(s) }):
 		return errors.New("require scope: a scope has printable ASCII characters without spaces, quotes and backslashes")
 	}
@@ -151,23 +173,59 @@ func (p *Policy) scopes() []string {
 	return all
 }
 
-// allows says whether the claims meet all rules.
-func (p *Policy) allows(c claims) bool {
-	for i := range p.Require {
-		if !p.Require[i].holds(c) {
-			return false
+// stepUp are the parameters of a challenge that asks for another login: the contexts that will do, and
+// within how many seconds it must have been.
+func (p *Policy) stepUp() (acr, age string) {
+	var all []string
+	least := time.Duration(0)
+	for _, r := range p.Require {
+		all = append(all, r.ACR...)
+		if m := r.MaxAge.Std(); m > 0 && (least == 0 || m < least) {
+			least = m
 		}
 	}
-	return true
+	if least > 0 {
+		age = strconv.Itoa(int(least.Seconds()))
+	}
+	return strings.Join(all, " "), age
 }
 
-func (r *Rule) holds(c claims) bool {
+// judge says whether the claims meet all rules, and until when in unix milliseconds the login is recent
+// enough; 0 where its age does not matter.
+func (p *Policy) judge(c *claims) (o outcome, recent int64) {
+	for i := range p.Require {
+		r := &p.Require[i]
+		if r.MaxAge > 0 {
+			at, known, ok := c.date("auth_time")
+			if !known || !ok {
+				o = insufficientAuthentication
+			} else if until := at + (r.MaxAge.Std() + p.leeway()).Milliseconds(); recent == 0 || until < recent {
+				recent = until
+			}
+			continue
+		}
+		if r.holds(c) {
+			continue
+		}
+		if len(r.ACR) == 0 { // another login would not help
+			return insufficientScope, 0
+		}
+		o = insufficientAuthentication
+	}
+	return o, recent
+}
+
+// holds is for all rules but MaxAge, which depends on the time.
+func (r *Rule) holds(c *claims) bool {
 	switch {
 	case len(r.Scope) > 0:
 		has := c.scopes()
 		return !slices.ContainsFunc(r.Scope, func(s string) bool { return !slices.Contains(has, s) })
 	case len(r.Role) > 0:
 		return anyOf(r.Role, append(c.list("role"), c.list("roles")...))
+	case len(r.ACR) > 0:
+		acr, _ := c.str("acr")
+		return slices.Contains(r.ACR, acr)
 	default:
 		return anyOf(r.Values, c.list(r.Claim))
 	}

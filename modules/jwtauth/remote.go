@@ -5,13 +5,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,8 +22,8 @@ const (
 	refreshEvery = 10 * time.Minute
 	refreshLeast = 5 * time.Minute
 	refreshMost  = 24 * time.Hour
-	// staleMost is how long a set serves on after it should have been fetched again.
-	staleMost = 12 * time.Hour
+	// defaultStale is how long a set serves on after it should have been fetched again.
+	defaultStale = 12 * time.Hour
 	// cooldown is the least time between two fetches that unknown keys cause.
 	cooldown = 30 * time.Second
 	// firstRetry and firstRetryMost bound the wait while there is no set at all.
@@ -33,16 +31,17 @@ const (
 	maxRedirects               = 3
 )
 
-// checkURL says whether keys may be fetched from there: by https, or by http from this machine itself.
-func checkURL(s string) error {
+// checkURL says whether keys may be fetched from there: by https, or by http from this machine itself
+// or where that is allowed. what is the option, for the errors.
+func checkURL(what, s string, insecure bool) error {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return fmt.Errorf("jwks %q is not a URL: write https://… or `jwks file PATH`", s)
+		return fmt.Errorf("%s %q is not a URL: write https://…, or take the keys from `jwks file PATH`", what, s)
 	case u.User != nil || u.Fragment != "":
-		return errors.New("the jwks URL must not have a user, a password or a fragment")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return fmt.Errorf("jwks %s: keys must come by https, plain http is for this machine alone", s)
+		return fmt.Errorf("the URL of %s must not have a user, a password or a fragment", what)
+	case u.Scheme == "http" && !insecure && !loopback(u.Hostname()):
+		return fmt.Errorf("%s %s: keys must come by https, plain http is for this machine alone; `insecure` allows it all the same", what, s)
 	}
 	return nil
 }
@@ -52,15 +51,17 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// remote is the source of keys at one URL, shared by all directives and configurations that name
-// it. It fetches when a request needs it: the first time the request waits, later it does not.
+// remote are the keys at one URL, shared by all directives and configurations that name it. It
+// fetches when a request needs it: the first time the request waits, later it does not.
 type remote struct {
-	url    string
+	place
 	client *http.Client
 	now    func() time.Time
 	log    atomic.Pointer[slog.Logger]
 	ctx    context.Context
 	cancel context.CancelFunc
+	dir    atomic.Pointer[string] // where the last good set is kept; nil for nowhere
+	saved  func() *remoteState    // reads what an earlier process has kept, once
 
 	state atomic.Pointer[remoteState] // nil until the first set is there
 
@@ -72,17 +73,31 @@ type remote struct {
 	err      error         // why the last one failed
 }
 
+// place is where keys are fetched from. It tells remotes apart.
+type place struct {
+	url      string // of the JWK set, or that of the issuer
+	discover bool   // url is that of an issuer, whose metadata say where the set is
+	insecure bool   // plain http is allowed to any machine
+}
+
+// String names the place where people see it. What follows a ? in a URL may be a secret.
+func (p place) String() string {
+	s, _, _ := strings.Cut(p.url, "?")
+	return s
+}
+
 // remoteState is the last good set. It never changes.
 type remoteState struct {
 	set     *keySet
 	sum     [sha256.Size]byte // of the answer
 	fetched time.Time
 	refresh time.Time // fetch again from then on
-	end     time.Time // do not use from then on
+	fresh   time.Time // should have been fetched again by then
 }
 
-func newRemote(u string) *remote {
-	r := &remote{url: u, now: time.Now}
+func newRemote(p place) *remote {
+	r := &remote{place: p, now: time.Now}
+	r.saved = sync.OnceValue(r.restore)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.log.Store(slog.New(slog.DiscardHandler))
 	r.client = &http.Client{CheckRedirect: func(req *http.Request, via []*http.Request) error {
@@ -94,65 +109,77 @@ func newRemote(u string) *remote {
 	return r
 }
 
-// Destruct ends a fetch under way.
-func (r *remote) Destruct() error {
-	r.cancel()
-	return nil
+// view is a remote as one directive sees it, with its own end of what is stale.
+type view struct {
+	*remote
+	stale time.Duration
 }
 
-func (r *remote) current(now time.Time) *keySet {
-	s := r.state.Load()
-	set := s.usable(now)
+func (v view) current(now time.Time) *keySet {
+	s := v.state.Load()
+	set := s.usable(now, v.stale)
 	if set != nil && !now.Before(s.refresh) {
-		r.fetch(now)
+		v.fetch(now)
 	}
 	return set // without one, load fetches and keeps to the pause after a failure
 }
 
 // usable is the set, or nil once its end has come.
-func (s *remoteState) usable(now time.Time) *keySet {
-	if s == nil || !now.Before(s.end) {
+func (s *remoteState) usable(now time.Time, stale time.Duration) *keySet {
+	if s == nil || !now.Before(s.fresh.Add(stale)) {
 		return nil
 	}
 	return s.set
 }
 
-func (r *remote) load(ctx context.Context, now time.Time) (*keySet, error) {
-	if set := r.current(now); set != nil {
+func (v view) load(ctx context.Context, now time.Time) (*keySet, error) {
+	if v.state.Load() == nil {
+		if s := v.saved(); s != nil && now.Before(s.refresh) { // as if the process had not ended in between
+			v.state.CompareAndSwap(nil, s)
+		}
+	}
+	if set := v.current(now); set != nil {
 		return set, nil
 	}
-	r.mu.Lock()
-	wait, err := r.retry.Sub(now), r.err
-	tooEarly := r.flight == nil && wait > 0
-	r.mu.Unlock()
+	v.mu.Lock()
+	wait, err := v.retry.Sub(now), v.err
+	tooEarly := v.flight == nil && wait > 0
+	v.mu.Unlock()
 	if tooEarly {
 		return nil, unavailable(wait, err)
 	}
-	if err = r.await(ctx, now); err != nil {
+	if err = v.await(ctx, now); err != nil {
 		return nil, unavailable(0, err)
 	}
-	if set := r.state.Load().usable(now); set != nil {
+	if set := v.state.Load().usable(now, v.stale); set != nil {
 		return set, nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return nil, unavailable(r.retry.Sub(now), r.err)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return nil, unavailable(v.retry.Sub(now), v.err)
 }
 
-func (r *remote) newer(ctx context.Context, now time.Time, old *keySet) *keySet {
-	if s := r.state.Load(); s != nil && s.set != old {
+func (v view) newer(ctx context.Context, now time.Time, old *keySet) *keySet {
+	if s := v.state.Load(); s != nil && s.set != old {
 		return s.set
 	}
-	r.mu.Lock()
-	cooling := r.flight == nil && now.Sub(r.attempt) < cooldown
-	r.mu.Unlock()
+	v.mu.Lock()
+	cooling := v.flight == nil && now.Sub(v.attempt) < cooldown
+	v.mu.Unlock()
 	if !cooling {
-		_ = r.await(ctx, now) // a client that left gets the old set, and no answer
+		_ = v.await(ctx, now) // a client that left gets the old set, and no answer
 	}
-	if s := r.state.Load(); s != nil {
-		return s.set
+	if set := v.state.Load().usable(now, v.stale); set != nil {
+		return set
 	}
 	return old
+}
+
+func (v view) fetched() time.Time {
+	if s := v.state.Load(); s != nil {
+		return s.fetched
+	}
+	return time.Time{}
 }
 
 // await fetches and waits for the end.
@@ -178,8 +205,11 @@ func (r *remote) fetch(now time.Time) <-chan struct{} {
 		defer close(done)
 		ctx, cancel := context.WithTimeout(r.ctx, fetchTimeout)
 		defer cancel()
-		s, err := r.get(ctx)
+		s, body, err := r.get(ctx)
 		r.settle(s, err)
+		if err == nil {
+			r.keep(s, body)
+		}
 	}()
 	return done
 }
@@ -187,6 +217,10 @@ func (r *remote) fetch(now time.Time) <-chan struct{} {
 // settle stores what a fetch brought.
 func (r *remote) settle(s *remoteState, err error) {
 	now := r.now()
+	var saved *remoteState
+	if err != nil && r.state.Load() == nil {
+		saved = r.saved()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.flight, r.err = nil, err
@@ -197,20 +231,26 @@ func (r *remote) settle(s *remoteState, err error) {
 		}
 		r.failures = 0
 		r.state.Store(s)
+		fetches.WithLabelValues(r.String(), "ok").Inc()
 		return
 	}
 	if r.ctx.Err() != nil { // no configuration needs the keys any more
 		return
 	}
-	if log := r.log.Load(); last.usable(now) != nil {
-		log.Warn("fetching keys failed, the last good ones serve on", "url", r.url, "fetched", last.fetched, "error", err)
+	fetches.WithLabelValues(r.String(), "failed").Inc()
+	if last == nil {
+		last = saved
+	}
+	log := r.log.Load()
+	if last != nil {
+		log.Warn("fetching keys failed, the last good ones serve on until they are too old", "url", r.String(), "fetched", last.fetched, "error", err)
 		again := *last
 		again.refresh = now.Add(backoff(r.failures, cooldown, refreshEvery))
 		r.state.Store(&again)
 	} else {
-		log.Error("fetching keys failed, tokens cannot be verified", "url", r.url, "error", err)
-		r.retry = now.Add(backoff(r.failures, firstRetry, firstRetryMost))
+		log.Error("fetching keys failed, tokens cannot be verified", "url", r.String(), "error", err)
 	}
+	r.retry = now.Add(backoff(r.failures, firstRetry, firstRetryMost))
 	r.failures++
 }
 
@@ -218,48 +258,4 @@ func (r *remote) settle(s *remoteState, err error) {
 func backoff(failures int, least, most time.Duration) time.Duration {
 	d := min(least<<min(failures, 10), most)
 	return d - rand.N(d/10+1)
-}
-
-func (r *remote) get(ctx context.Context) (*remoteState, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url, nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept", "application/jwk-set+json, application/json")
-	req.Header.Set("User-Agent", "Gatehouse")
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the server answered %d", resp.StatusCode)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxJWKS+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", err)
-	}
-	set, err := parseJWKS(body, false)
-	if err != nil {
-		return nil, err
-	}
-	now := r.now()
-	fresh := freshness(resp.Header)
-	return &remoteState{set: set, sum: sha256.Sum256(body), fetched: now, refresh: now.Add(fresh - rand.N(fresh/10)), end: now.Add(fresh + staleMost)}, nil
-}
-
-// freshness is max-age of Cache-Control, kept between 5 min and 24 h; 10 min where it is not given.
-func freshness(h http.Header) time.Duration {
-	for directive := range strings.SplitSeq(strings.Join(h.Values("Cache-Control"), ","), ",") {
-		name, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
-		if !strings.EqualFold(name, "max-age") {
-			continue
-		}
-		seconds, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31)
-		if err != nil {
-			continue
-		}
-		return min(max(time.Duration(seconds)*time.Second, refreshLeast), refreshMost)
-	}
-	return refreshEvery
 }

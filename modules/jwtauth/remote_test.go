@@ -38,7 +38,7 @@ func newIDP(t *testing.T, h http.HandlerFunc) *idp {
 
 func (i *idp) answers(h http.HandlerFunc) { i.answer.Store(&h) }
 
-func serving(body string) http.HandlerFunc {
+func answering(body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(body)) }
 }
 
@@ -70,16 +70,20 @@ func (c *clock) pass(d time.Duration) time.Time {
 	return c.t
 }
 
-func testRemote(t *testing.T, url string) (*remote, *clock) {
+func testRemote(t *testing.T, url string) (view, *clock) {
 	c := &clock{t: time.Unix(1_800_000_000, 0)}
-	r := newRemote(url)
+	return testView(t, place{url: url}, c), c
+}
+
+func testView(t *testing.T, p place, c *clock) view {
+	r := newRemote(p)
 	r.now = c.now
 	t.Cleanup(func() { _ = r.Destruct() })
-	return r, c
+	return view{r, defaultStale}
 }
 
 // settled waits for the end of a fetch in the background.
-func settled(t *testing.T, r *remote) {
+func settled(t *testing.T, r view) {
 	t.Helper()
 	r.mu.Lock()
 	flight := r.flight
@@ -129,14 +133,14 @@ func TestRemoteDownThenUp(t *testing.T) {
 	if got := i.hits.Load(); got != 1 {
 		t.Errorf("got %d fetches in one moment, want 1", got)
 	}
-	i.answers(serving(setOf(edJWK("a"))))
+	i.answers(answering(setOf(edJWK("a"))))
 	if set, err := r.load(t.Context(), c.pass(2*time.Second)); err != nil || len(set.keys) != 1 {
 		t.Errorf("once it is up: got %v (%v)", set, err)
 	}
 }
 
 func TestRemoteServesTheLastGoodSetWhileItFails(t *testing.T) {
-	i := newIDP(t, serving(setOf(edJWK("a"))))
+	i := newIDP(t, answering(setOf(edJWK("a"))))
 	r, c := testRemote(t, i.URL)
 	first, err := r.load(t.Context(), c.now())
 	if err != nil {
@@ -144,10 +148,10 @@ func TestRemoteServesTheLastGoodSetWhileItFails(t *testing.T) {
 	}
 	for name, broken := range map[string]http.HandlerFunc{
 		"500":           failing,
-		"not-json":      serving("<html>"),
-		"no-keys":       serving(`{"keys":[]}`),
-		"unusable-keys": serving(setOf(`{"kty":"oct","k":"AAAA"}`)),
-		"too-large":     serving(strings.Repeat(" ", maxJWKS) + setOf(edJWK("b"))),
+		"not-json":      answering("<html>"),
+		"no-keys":       answering(`{"keys":[]}`),
+		"unusable-keys": answering(setOf(`{"kty":"oct","k":"AAAA"}`)),
+		"too-large":     answering(strings.Repeat(" ", maxJWKS) + setOf(edJWK("b"))),
 		"other-host": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://localhost:1/", http.StatusFound)
 		},
@@ -170,14 +174,14 @@ func TestRemoteServesTheLastGoodSetWhileItFails(t *testing.T) {
 			t.Errorf("%s: got another set", name)
 		}
 	}
-	if got := r.current(c.pass(staleMost)); got != nil {
+	if got := r.current(c.pass(defaultStale)); got != nil {
 		t.Error("got the last good set after its time")
 	}
 	settled(t, r)
 	if _, err = r.load(t.Context(), c.now()); err == nil {
 		t.Error("got no error after its time")
 	}
-	i.answers(serving(setOf(edJWK("b"))))
+	i.answers(answering(setOf(edJWK("b"))))
 	if set, err := r.load(t.Context(), c.pass(time.Hour)); err != nil || set == first {
 		t.Errorf("once it is up: got %v (%v), want the new set", set, err)
 	}
@@ -185,7 +189,7 @@ func TestRemoteServesTheLastGoodSetWhileItFails(t *testing.T) {
 
 func TestRemoteKeepsTheSetThatDidNotChange(t *testing.T) {
 	body := setOf(edJWK("a"))
-	i := newIDP(t, serving(body))
+	i := newIDP(t, answering(body))
 	r, c := testRemote(t, i.URL)
 	first, err := r.load(t.Context(), c.now())
 	if err != nil {
@@ -196,7 +200,7 @@ func TestRemoteKeepsTheSetThatDidNotChange(t *testing.T) {
 	if got := r.current(c.now()); got != first || i.hits.Load() != 2 {
 		t.Errorf("got another set or %d fetches, want the same and 2", i.hits.Load())
 	}
-	i.answers(serving(setOf(edJWK("a"))))
+	i.answers(answering(setOf(edJWK("a"))))
 	r.current(c.pass(refreshEvery))
 	settled(t, r)
 	if got := r.current(c.now()); got == first {
@@ -205,13 +209,13 @@ func TestRemoteKeepsTheSetThatDidNotChange(t *testing.T) {
 }
 
 func TestUnknownKeysCauseOneFetchIn30Seconds(t *testing.T) {
-	i := newIDP(t, serving(setOf(edJWK("a"))))
+	i := newIDP(t, answering(setOf(edJWK("a"))))
 	r, c := testRemote(t, i.URL)
 	old, err := r.load(t.Context(), c.now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.answers(serving(setOf(edJWK("a"), edJWK("b"))))
+	i.answers(answering(setOf(edJWK("a"), edJWK("b"))))
 	if got := r.newer(t.Context(), c.pass(cooldown-time.Second), old); got != old || i.hits.Load() != 1 {
 		t.Errorf("within the cooldown: got a new set or %d fetches", i.hits.Load())
 	}
@@ -306,7 +310,7 @@ func TestCheckURL(t *testing.T) {
 		"https://":                           false,
 		"://":                                false,
 	} {
-		if err := checkURL(url); (err == nil) != ok {
+		if err := checkURL("jwks", url, false); (err == nil) != ok {
 			t.Errorf("%s: got %v, want ok %v", url, err, ok)
 		}
 	}

@@ -249,6 +249,9 @@ func TestLogsHoldNoToken(t *testing.T) {
 	down := newKeyServer(t, nil)
 	down.status.Store(http.StatusInternalServerError)
 	g := modtest.Start(t, fmt.Sprintf(`{
+		gatehouse {
+			data_dir @@data@@
+		}
 		log {
 			output file @@data@@/log
 			level DEBUG
@@ -294,7 +297,7 @@ func TestLogsHoldNoToken(t *testing.T) {
 }
 
 func TestRefusalsGoToTheSitesErrorRoute(t *testing.T) {
-	g := modtest.Start(t, `:80 {
+	g := start(t, `:80 {
 		jwt_auth {
 			jwks file `+keyFile(t, publicSet(t))+`
 		}

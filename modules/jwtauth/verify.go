@@ -3,242 +3,312 @@ package jwtauth
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-
-	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
 // maxToken is the greatest length of a token in bytes.
 const maxToken = 8 << 10
 
-const placeholders = "http.auth.user."
-
-// identity is what a verified token says to one policy. It is shared by requests and never changes.
-type identity struct {
-	set   *keySet // the keys that verified it
-	until int64   // unix milliseconds: the end of its validity, leeway included
-
-	subject any // the claim sub, a string; "" where there is none. Kept as any, so that no request boxes it
-	fields  []field
-	refused bool // a rule does not allow the token
-	// token is what the claims are in. Most requests ask for none of them but the subject, and a
-	// thousand decoded tokens make the heap so large that each allocation costs more.
-	token   string
-	decoded atomic.Pointer[claims]
+// revoker knows the tokens that were taken back.
+type revoker interface {
+	// Revoked says whether a token was taken back: by its jti, by its session (sid), or by its subject
+	// for tokens issued at or before a time. issuedMS is iat in unix milliseconds. "" is for what the
+	// token does not say.
+	Revoked(issuer, jti, sid, sub string, issuedMS int64) bool
 }
 
-// all are the claims of the token, which has been verified.
-func (id *identity) all() *claims {
-	if c := id.decoded.Load(); c != nil {
-		return c
-	}
-	c := new(claims)
-	_, payload, _ := strings.Cut(id.token, ".")
-	payload, _, _ = strings.Cut(payload, ".")
-	if b, err := base64.RawURLEncoding.DecodeString(payload); err != nil || json.Unmarshal(b, c) != nil {
-		c = new(claims) // of nobody
-	}
-	id.decoded.Store(c)
-	return c
-}
-
-// nobody is the identity of a request without a token.
-var nobody = &identity{subject: ""}
-
-// placeholder gives the claims as {http.auth.user.<claim>}, empty where there is none: a placeholder
-// that nobody knows would reach the app as it is written.
-func (id *identity) placeholder(name string) (any, bool) {
-	claim, ours := strings.CutPrefix(name, placeholders)
-	if !ours {
-		return nil, false
-	}
-	if claim == "id" { // the subject, never a claim of that name
-		return id.subject, true
-	}
-	all := id.all()
-	v, ok := all.MapClaims[claim]
-	if !ok {
-		return "", true
-	}
-	if s, ok := text(v); ok {
-		return s, true
-	}
-	if array, ok := v.([]any); ok {
-		if list := all.list(claim); len(list) == len(array) {
-			return strings.Join(list, ","), true
-		}
-	}
-	b, _ := json.Marshal(v) //nolint:errchkjson // it came from JSON
-	return string(b), true
-}
-
-// verifier decides about tokens by one policy and the keys of one source.
+// verifier decides about tokens by one policy and the keys of its issuers.
 type verifier struct {
-	policy  Policy
-	headers claimHeaders
-	source  source
-	owner   uint64 // tells the entries of this verifier from those of others in the cache
-	parser  *jwt.Parser
+	policy    Policy
+	headers   claimHeaders
+	providers []*provider
+	revoked   func(context.Context) (revoker, error)
+	owner     uint64 // tells the entries of this verifier from those of others in the cache
+	parser    *jwt.Parser
 }
 
 var owners atomic.Uint64
 
-func newVerifier(p Policy, s source) *verifier {
-	return &verifier{policy: p, headers: canonical(p.ClaimHeaders), source: s, owner: owners.Add(1),
-		// The dates and the parties are checked in claims.go: the library takes exp in whole seconds
-		// and lets numbers overflow.
-		parser: jwt.NewParser(jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())}
+func newVerifier(p Policy, revoked func(context.Context) (revoker, error), providers ...*provider) *verifier {
+	return &verifier{policy: p, headers: canonical(p.ClaimHeaders), providers: providers, revoked: revoked, owner: owners.Add(1),
+		// The claims are checked in claims.go: the library takes exp in whole seconds and lets numbers
+		// overflow. That the base64 is strict is checked by compact.
+		parser: jwt.NewParser(jwt.WithoutClaimsValidation())}
 }
 
-// check says who a token is for. Its error is a problem: invalid-token, insufficient-scope or
-// keys-unavailable.
-func (v *verifier) check(ctx context.Context, raw string, now time.Time) (*identity, error) {
-	if len(raw) > maxToken {
-		return nil, invalid("The token is longer than 8192 bytes.")
+// check says who a token is for, and counts the use of the key. Its error is a refusal, or that of a
+// client that left.
+func (v *verifier) check(ctx context.Context, raw string, now time.Time) (*identity, outcome, error) {
+	if err := tooLong(raw); err != nil {
+		return nil, malformedToken, err
 	}
-	if set := v.source.current(now); set != nil {
-		if id, ok := verified.get(v.owner, raw, set, now); ok {
-			return v.decide(id)
+	k, o := keyOf(v.owner, raw), passedCached
+	id, ok := verified.get(k, now)
+	if !ok {
+		err := form(raw)
+		if err != nil {
+			return nil, malformedToken, err
 		}
+		if id, err = v.verify(ctx, raw, now); err != nil {
+			return nil, outcomeOf(err), err
+		}
+		verified.put(k, id)
+		o = passed
+	}
+	id.key.mark(now, o == passedCached)
+	if err := v.decide(ctx, id, now); err != nil {
+		return nil, outcomeOf(err), err
+	}
+	return id, o, nil
+}
+
+func errRevoked() error { return invalid(revoked, "The token was revoked.") }
+
+func tooLong(raw string) error {
+	if len(raw) > maxToken {
+		return invalid(malformedToken, "The token is longer than 8192 bytes.")
+	}
+	return nil
+}
+
+func form(raw string) error {
+	if err := tooLong(raw); err != nil {
+		return err
 	}
 	if !compact(raw) {
-		return nil, invalid("The token is not a JSON Web Token in compact form.")
+		return invalid(malformedToken, "The token is not a JSON Web Token in compact form.")
 	}
-	id, err := v.verify(ctx, raw, now)
+	return nil
+}
+
+// decide is what must be asked for each request, also of a token that verified before.
+func (v *verifier) decide(ctx context.Context, id *identity, now time.Time) error {
+	r, err := v.revoked(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	verified.put(v.owner, id)
-	return v.decide(id)
+	sub, _ := id.subject.(string)
+	switch {
+	case r.Revoked(id.iss, id.jti, id.sid, sub, id.issued):
+		return errRevoked()
+	case id.outcome == insufficientScope:
+		return insufficient(v.policy.scopes())
+	case id.outcome == insufficientAuthentication || id.recent != 0 && now.UnixMilli() >= id.recent:
+		return stepUp(&v.policy)
+	}
+	return nil
 }
 
-func (v *verifier) decide(id *identity) (*identity, error) {
-	if id.refused {
-		return nil, insufficient(v.policy.scopes())
-	}
-	return id, nil
-}
-
-// verify is check without the cache.
+// verify is check without the cache and without decide.
 func (v *verifier) verify(ctx context.Context, raw string, now time.Time) (*identity, error) {
-	set, err := v.source.load(ctx, now)
-	if err != nil {
-		return nil, err
-	}
-	var c claims
-	_, err = v.parser.ParseWithClaims(raw, &c, func(t *jwt.Token) (any, error) {
-		kid, err := checkHeader(t.Header)
-		if err != nil {
-			return nil, err
-		}
-		alg, _ := t.Header["alg"].(string)
-		if !accepted(alg) {
-			return nil, invalid("The algorithm of the token is not accepted.")
-		}
-		fit, known := set.find(kid, alg)
-		if len(fit) == 0 && !known {
-			set = v.source.newer(ctx, now, set)
-			fit, known = set.find(kid, alg)
-		}
-		switch {
-		case !known:
-			return nil, invalid("The token is signed with an unknown key.")
-		case len(fit) == 0:
-			return nil, invalid("The algorithm of the token is not the one of its key.")
-		}
-		return jwt.VerificationKeySet{Keys: fit}, nil
-	})
+	c := new(claims)
+	t, _, err := v.parser.ParseUnverified(raw, c)
 	if err != nil {
 		return nil, refusal(err)
 	}
-	id, err := v.identify(c, set, now)
+	if err = headerNames(raw); err != nil {
+		return nil, err
+	}
+	kid, err := v.policy.checkHeader(t.Header)
 	if err != nil {
 		return nil, err
 	}
-	id.token = strings.Clone(raw) // it is part of a larger header buffer
-	return id, nil
+	p, err := v.issuedBy(c)
+	if err != nil {
+		return nil, err
+	}
+	set, err := p.source.load(ctx, now)
+	if err != nil {
+		return nil, err
+	}
+	k, set, err := p.verifying(ctx, t, kid, set, now)
+	if err != nil {
+		return nil, err
+	}
+	return v.identify(c, p, set, k, now)
+}
+
+// issuedBy is the issuer whose keys may have signed the token: that of its iss, or else the one whose
+// iss is not known beforehand.
+func (v *verifier) issuedBy(c *claims) (*provider, error) {
+	if len(v.providers) == 1 {
+		return v.providers[0], nil // which compares iss itself
+	}
+	iss, _ := c.str("iss")
+	var other *provider
+	for _, p := range v.providers {
+		switch p.issuer {
+		case "":
+			other = p
+		case iss:
+			return p, nil
+		}
+	}
+	if other == nil {
+		return nil, invalid(wrongIssuer, "The token is from another issuer.")
+	}
+	return other, nil
+}
+
+// verifying is the key that verifies the signature, with the set that it is of.
+func (p *provider) verifying(ctx context.Context, t *jwt.Token, kid string, set *keySet, now time.Time) (*key, *keySet, error) {
+	alg, _ := t.Header["alg"].(string)
+	fit, known := set.find(kid, alg, p.algs)
+	if len(fit) == 0 && !known {
+		set = p.source.newer(ctx, now, set)
+		fit, known = set.find(kid, alg, p.algs)
+	}
+	switch {
+	case !known:
+		return nil, nil, invalid(unknownKey, "The token is signed with an unknown key.")
+	case len(fit) == 0:
+		return nil, nil, invalid(unsupportedAlgorithm, "The algorithm of the token is not the one of its key.")
+	}
+	signed := t.Raw[:strings.LastIndexByte(t.Raw, '.')]
+	for _, k := range fit {
+		if t.Method.Verify(signed, t.Signature, k.key) == nil {
+			return k, set, nil
+		}
+	}
+	return nil, nil, invalid(invalidSignature, "The signature of the token does not verify.")
 }
 
 // identify checks what the claims say.
-func (v *verifier) identify(c claims, set *keySet, now time.Time) (*identity, error) {
-	issuer, audience := v.policy.Issuer, v.policy.Audience
-	if issuer == "" {
-		issuer = set.issuer
-	}
-	if len(audience) == 0 && set.audience != "" {
-		audience = []string{set.audience}
-	}
-	until, err := c.checkDates(now, v.policy.leeway())
+func (v *verifier) identify(c *claims, p *provider, set *keySet, k *key, now time.Time) (*identity, error) {
+	issuer, audience := p.wants(set)
+	until, issued, err := c.checkDates(now, v.policy.leeway())
 	if err != nil {
 		return nil, err
 	}
-	if err = errors.Join(c.checkParties(issuer, audience), c.checkBinding()); err != nil {
-		return nil, err
+	for _, err = range []error{c.checkIssuer(issuer), c.checkAudience(audience), c.checkBinding()} {
+		if err != nil {
+			return nil, err
+		}
 	}
 	subject, err := c.subject()
 	if err != nil {
 		return nil, err
 	}
-	fields, err := v.headers.fields(c)
+	fields, err := v.headers.fields(c, subject)
 	if err != nil {
 		return nil, err
 	}
-	return &identity{set: set, until: until, subject: subject, fields: fields, refused: !v.policy.allows(c)}, nil
+	id := &identity{provider: p, set: set, key: k, until: until, issued: issued, subject: subject, iss: issuer, fields: fields}
+	if id.iss == "" {
+		id.iss, _ = c.str("iss")
+	}
+	id.jti, _ = c.str("jti")
+	id.sid, _ = c.str("sid")
+	id.outcome, id.recent = v.policy.judge(c)
+	return id, nil
+}
+
+// headerNames refuses a header in which a name comes twice (RFC 7515 section 4), of which the library
+// takes the last.
+func headerNames(raw string) error {
+	var few [8]member
+	header, err := base64.RawURLEncoding.DecodeString(raw[:strings.IndexByte(raw, '.')])
+	if err == nil {
+		_, err = members(few[:0], header)
+	}
+	if err != nil {
+		return invalid(malformedToken, "The token is not a well-formed JSON Web Token.")
+	}
+	return nil
 }
 
 // checkHeader checks a token's header and gives its kid, "" where there is none. Keys that the
 // header brings along or points to (jwk, jku, x5c, x5u) are not looked at.
-func checkHeader(h map[string]any) (kid string, err error) {
+func (p *Policy) checkHeader(h map[string]any) (kid string, err error) {
 	if _, present := h["crit"]; present { // none is understood, so all must be refused (RFC 7515 section 4.1.11)
-		return "", invalid("The token has a critical header that is not understood.")
+		return "", invalid(invalidHeader, "The token has a critical header that is not understood.")
 	}
-	if typ, present := h["typ"]; present {
-		s, _ := typ.(string)
-		switch strings.TrimPrefix(strings.ToLower(s), "application/") {
-		case "jwt", "at+jwt":
-		default:
-			return "", invalid("The type of the token is not JWT or at+jwt.")
-		}
+	if err = p.checkType(h); err != nil {
+		return "", err
+	}
+	if alg, _ := h["alg"].(string); !accepted(alg) {
+		return "", invalid(unsupportedAlgorithm, "The algorithm of the token is not accepted.")
 	}
 	v, present := h["kid"]
 	kid, ok := v.(string)
 	if present && !ok {
-		return "", invalid("The key id of the token is not a string.")
+		return "", invalid(invalidHeader, "The key id of the token is not a string.")
 	}
 	return kid, nil
 }
 
-// refusal turns an error of the JWT library into a problem.
-func refusal(err error) error {
-	e, ours := errors.AsType[*problem.Error](err)
-	switch {
-	case ours:
-		return e
-	case errors.Is(err, jwt.ErrTokenMalformed):
-		return invalid("The token is not a well-formed JSON Web Token.")
-	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
-		return invalid("The signature of the token does not verify.")
-	}
-	return invalid("The algorithm of the token is not accepted.")
-}
-
-// compact says whether s is three base64url segments without padding (RFC 7515 section 7.1).
-func compact(s string) bool {
-	dots := 0
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '.':
-			dots++
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
-		default:
-			return false
+// checkType checks the header typ, whose case and prefix do not matter (RFC 7515 section 4.1.9).
+func (p *Policy) checkType(h map[string]any) error {
+	v, present := h["typ"]
+	s, _ := v.(string)
+	typ := s
+	if present {
+		typ = strings.TrimPrefix(strings.ToLower(s), "application/")
+		if typ != "jwt" && typ != "at+jwt" {
+			return invalid(invalidHeader, "The type of the token is not JWT or at+jwt.")
 		}
 	}
-	return dots == 2
+	if p.Type != "" && !strings.EqualFold(typ, p.Type) {
+		return invalid(invalidHeader, "The type of the token is not "+p.Type+".")
+	}
+	return nil
 }
+
+// refusal turns an error of the JWT library into a refusal.
+func refusal(err error) error {
+	if errors.Is(err, jwt.ErrTokenMalformed) {
+		return invalid(malformedToken, "The token is not a well-formed JSON Web Token.")
+	}
+	return invalid(unsupportedAlgorithm, "The algorithm of the token is not accepted.")
+}
+
+// compact says whether s is three base64url segments without padding (RFC 7515 section 7.1), in the
+// one way in which their bytes can be written.
+func compact(s string) bool {
+	parts := [3]int{}
+	n, last := 0, byte('A')
+	for i := range len(s) {
+		c := s[i]
+		if c == '.' {
+			if n++; n > 2 || !whole(parts[n-1], last) {
+				return false
+			}
+			last = 'A'
+			continue
+		}
+		if alphabet[c] == 0 {
+			return false
+		}
+		parts[n]++
+		last = c
+	}
+	return n == 2 && whole(parts[2], last)
+}
+
+// whole says whether a segment of that length ends in c as the encoder writes it: without a lone
+// character, and without bits that belong to no byte.
+func whole(length int, c byte) bool {
+	switch bits := alphabet[c] - 1; length % 4 {
+	case 1:
+		return false
+	case 2:
+		return bits&15 == 0
+	case 3:
+		return bits&3 == 0
+	}
+	return true
+}
+
+// alphabet is the value of each character of base64url, and one more.
+var alphabet = func() (a [256]byte) {
+	const chars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	for i := range len(chars) {
+		a[chars[i]] = byte(i + 1)
+	}
+	return a
+}()

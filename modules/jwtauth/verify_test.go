@@ -25,6 +25,15 @@ func unb64(s string) []byte {
 	return b
 }
 
+// nothingRevoked is an identity backend that took no token back.
+type nothingRevoked struct{}
+
+func (nothingRevoked) Revoked(string, string, string, string, int64) bool { return false }
+
+func testVerifier(trusted Trusted, p Policy, s source) *verifier {
+	return newVerifier(p, func(context.Context) (revoker, error) { return nothingRevoked{}, nil }, newProvider(trusted, s, "test"))
+}
+
 func single(t testing.TB, id string, raw any) fixed {
 	t.Helper()
 	k, err := newKey(id, "", raw)
@@ -48,33 +57,35 @@ const (
 )
 
 func TestVectors(t *testing.T) {
-	policy := Policy{Issuer: "https://issuer.example/", Audience: []string{"https://api.example/"}, Require: []Rule{{Scope: []string{"read", "write"}}}}
+	trusted := Trusted{Issuer: "https://issuer.example/", Audience: []string{"https://api.example/"}}
+	policy := Policy{Require: []Rule{{Scope: []string{"read", "write"}}}}
 	inP := time.Unix(1767225600+60, 0)
 	hs, ed := single(t, "", []byte(keyHS256)), single(t, "ed1", ed25519.PublicKey(unb64(publicEd)))
 	for name, c := range map[string]struct {
-		policy Policy
-		keys   source
-		token  string
-		now    time.Time
-		want   string // the subject
-		code   problem.Code
+		trusted Trusted
+		policy  Policy
+		keys    source
+		token   string
+		now     time.Time
+		want    string // the subject
+		code    problem.Code
 	}{
-		"rfc7515-a1":         {Policy{Issuer: "joe"}, single(t, "", unb64(keyA1)), tokenA1, time.Unix(1300819380-1, 0), "", ""},
-		"rfc7515-a1-expired": {Policy{Issuer: "joe"}, single(t, "", unb64(keyA1)), tokenA1, time.Unix(1300819380+30, 0), "", problem.InvalidToken},
-		"hs256":              {policy, hs, tokenHS256, inP, "user-123", ""},
-		"ed25519":            {policy, ed, tokenEd25519, inP, "user-123", ""},
-		"none":               {policy, ed, tokenNone, inP, "", problem.InvalidToken},
-		"none-with-hs256":    {policy, hs, tokenNone, inP, "", problem.InvalidToken},
-		"last-moment":        {policy, hs, tokenHS256, time.Unix(1767229200+29, 999e6), "user-123", ""},
-		"expired":            {policy, hs, tokenHS256, time.Unix(1767229200+30, 0), "", problem.InvalidToken},
-		"first-moment":       {policy, hs, tokenHS256, time.Unix(1767225600-30, 0), "user-123", ""},
-		"too-early":          {policy, hs, tokenHS256, time.Unix(1767225600-31, 0), "", problem.InvalidToken},
-		"another-key":        {policy, single(t, "", []byte(keyHS256[1:]+"0")), tokenHS256, inP, "", problem.InvalidToken},
-		"another-kind":       {policy, ed, tokenHS256, inP, "", problem.InvalidToken},
-		"scope-missing":      {Policy{Require: []Rule{{Scope: []string{"admin"}}}}, hs, tokenHS256, inP, "", problem.InsufficientScope},
+		"rfc7515-a1":         {Trusted{Issuer: "joe"}, Policy{}, single(t, "", unb64(keyA1)), tokenA1, time.Unix(1300819380-1, 0), "", ""},
+		"rfc7515-a1-expired": {Trusted{Issuer: "joe"}, Policy{}, single(t, "", unb64(keyA1)), tokenA1, time.Unix(1300819380+30, 0), "", problem.InvalidToken},
+		"hs256":              {trusted, policy, hs, tokenHS256, inP, "user-123", ""},
+		"ed25519":            {trusted, policy, ed, tokenEd25519, inP, "user-123", ""},
+		"none":               {trusted, policy, ed, tokenNone, inP, "", problem.InvalidToken},
+		"none-with-hs256":    {trusted, policy, hs, tokenNone, inP, "", problem.InvalidToken},
+		"last-moment":        {trusted, policy, hs, tokenHS256, time.Unix(1767229200+29, 999e6), "user-123", ""},
+		"expired":            {trusted, policy, hs, tokenHS256, time.Unix(1767229200+30, 0), "", problem.InvalidToken},
+		"first-moment":       {trusted, policy, hs, tokenHS256, time.Unix(1767225600-30, 0), "user-123", ""},
+		"too-early":          {trusted, policy, hs, tokenHS256, time.Unix(1767225600-31, 0), "", problem.InvalidToken},
+		"another-key":        {trusted, policy, single(t, "", []byte(keyHS256[1:]+"0")), tokenHS256, inP, "", problem.InvalidToken},
+		"another-kind":       {trusted, policy, ed, tokenHS256, inP, "", problem.InvalidToken},
+		"scope-missing":      {Trusted{}, Policy{Require: []Rule{{Scope: []string{"admin"}}}}, hs, tokenHS256, inP, "", problem.InsufficientScope},
 	} {
 		t.Run(name, func(t *testing.T) {
-			id, err := newVerifier(c.policy, c.keys).check(t.Context(), c.token, c.now)
+			id, _, err := testVerifier(c.trusted, c.policy, c.keys).check(t.Context(), c.token, c.now)
 			if c.code != "" {
 				if err == nil || problem.From(err).Code != c.code {
 					t.Errorf("got %v, want %s", err, c.code)
@@ -95,30 +106,30 @@ func TestCacheForgets(t *testing.T) {
 	now := time.Unix(1767225600, 0)
 	s := &switching{}
 	s.set = single(t, "", []byte(keyHS256)).set
-	v := newVerifier(Policy{}, s)
-	first, err := v.check(t.Context(), tokenHS256, now)
+	v := testVerifier(Trusted{}, Policy{}, s)
+	first, _, err := v.check(t.Context(), tokenHS256, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := v.check(t.Context(), tokenHS256, now); err != nil || again != first {
+	if again, _, err := v.check(t.Context(), tokenHS256, now); err != nil || again != first {
 		t.Errorf("got a new identity (%v), want the one in the cache", err)
 	}
-	if other, err := newVerifier(Policy{}, s).check(t.Context(), tokenHS256, now); err != nil || other == first {
+	if other, _, err := testVerifier(Trusted{}, Policy{}, s).check(t.Context(), tokenHS256, now); err != nil || other == first {
 		t.Errorf("another directive got the identity of this one (%v)", err)
 	}
-	if strict := newVerifier(Policy{Issuer: "other"}, s); strict != nil {
-		if _, err := strict.check(t.Context(), tokenHS256, now); err == nil {
+	if strict := testVerifier(Trusted{Issuer: "other"}, Policy{}, s); strict != nil {
+		if _, _, err := strict.check(t.Context(), tokenHS256, now); err == nil {
 			t.Error("another policy let the cached token pass")
 		}
 	}
-	if _, err := v.check(t.Context(), tokenHS256, time.Unix(1767229200+30, 0)); err == nil {
+	if _, _, err := v.check(t.Context(), tokenHS256, time.Unix(1767229200+30, 0)); err == nil {
 		t.Error("the token outlived exp and leeway in the cache")
 	}
-	if _, err = v.check(t.Context(), tokenHS256, now); err != nil {
+	if _, _, err = v.check(t.Context(), tokenHS256, now); err != nil {
 		t.Fatal(err)
 	}
 	s.set = single(t, "", []byte(strings.Repeat("n", 32))).set
-	if _, err = v.check(t.Context(), tokenHS256, now); err == nil {
+	if _, _, err = v.check(t.Context(), tokenHS256, now); err == nil {
 		t.Error("the token outlived its key in the cache")
 	}
 }
@@ -129,6 +140,7 @@ type switching struct{ set *keySet }
 func (s *switching) current(time.Time) *keySet                         { return s.set }
 func (s *switching) load(context.Context, time.Time) (*keySet, error)  { return s.set, nil }
 func (s *switching) newer(context.Context, time.Time, *keySet) *keySet { return s.set }
+func (s *switching) fetched() time.Time                                { return time.Time{} }
 
 func TestHeaderValue(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -153,7 +165,7 @@ func TestHeaderValue(t *testing.T) {
 		if err := cl.UnmarshalJSON([]byte(`{"c":` + c.json + `}`)); err != nil {
 			t.Fatal(err)
 		}
-		fields, err := claimHeaders{{"c", "X-C"}}.fields(cl)
+		fields, err := claimHeaders{{"c", "X-C"}}.fields(&cl, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +175,7 @@ func TestHeaderValue(t *testing.T) {
 	}
 	var null claims
 	_ = null.UnmarshalJSON([]byte(`{"c":null}`))
-	if fields, err := (claimHeaders{{"c", "X-C"}, {"d", "X-D"}}).fields(null); err != nil || len(fields) != 0 {
+	if fields, err := (claimHeaders{{"c", "X-C"}, {"d", "X-D"}}).fields(&null, ""); err != nil || len(fields) != 0 {
 		t.Errorf("null and absent: got %v (%v), want no header", fields, err)
 	}
 }
@@ -200,18 +212,18 @@ func FuzzToken(f *testing.F) {
 	for _, seed := range []string{tokenHS256, tokenEd25519, tokenNone, tokenA1, "", "..", "a.b.c", tokenHS256 + "=", strings.ToUpper(tokenHS256)} {
 		f.Add(seed, "", "")
 	}
-	for _, header := range []string{`{"alg":"HS256"}`, `{"alg":"none"}`, `{"alg":"HS256","crit":["x"]}`, `{"alg":"HS256","kid":7}`, `null`, `{"alg":"HS256","alg":"none"}`} {
+	for _, header := range []string{`{"alg":"HS256"}`, `{"alg":"none"}`, `{"alg":"HS256","crit":["x"]}`, `{"alg":"HS256","kid":7}`, `null`, `{"alg":"HS256","alg":"none"}`, `{"alg":"HS256","\u0061lg":"HS256"}`, `{"alg":"HS256","typ":"at+jwt","x":[{"a":1}]}`} {
 		f.Add("", header, `{"exp":1767229200,"sub":"a"}`)
 	}
 	f.Add("", `{"alg":"HS256"}`, `{"exp":1e400,"aud":[{}],"cnf":{"jkt":1},"scope":[1]}`)
-	v := newVerifier(Policy{ClaimHeaders: []ClaimHeader{{"sub", "X-Sub"}, {"x", "X-X"}}}, single(f, "", secret))
+	v := testVerifier(Trusted{}, Policy{ClaimHeaders: []ClaimHeader{{"sub", "X-Sub"}, {"x", "X-X"}}}, single(f, "", secret))
 	now := time.Unix(1767225660, 0)
 	f.Fuzz(func(t *testing.T, token, header, payload string) {
 		if header != "" || payload != "" { // reach behind the signature
 			in := enc([]byte(header)) + "." + enc([]byte(payload))
 			token = in + "." + sign(in)
 		}
-		id, err := v.check(t.Context(), token, now)
+		id, _, err := v.check(t.Context(), token, now)
 		if err != nil {
 			if p := problem.From(err); p.Code != problem.InvalidToken {
 				t.Fatalf("got %s, want invalid-token", p.Code)
@@ -230,6 +242,6 @@ func FuzzToken(f *testing.F) {
 				t.Fatalf("the header %s holds a control character", fd.name)
 			}
 		}
-		id.placeholder("http.auth.user.x")
+		(&user{identity: id, token: token}).placeholder("http.auth.user.x")
 	})
 }

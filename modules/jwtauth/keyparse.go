@@ -1,0 +1,137 @@
+package jwtauth
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/MicahParks/jwkset"
+)
+
+const (
+	maxKeys = 32
+	maxJWKS = 64 << 10 // bytes of a JWK set
+)
+
+// parseSecret reads a secret's value: a PEM key, public or private, or the raw bytes of an HS256
+// key. What looks like a public key but is not PEM is refused: as an HMAC key anyone could sign with it.
+func parseSecret(raw []byte) (key, error) {
+	if bytes.Contains(raw, []byte("-----BEGIN")) {
+		return parsePEM(raw)
+	}
+	var jwk struct {
+		Kty  string          `json:"kty"`
+		Keys json.RawMessage `json:"keys"`
+	}
+	switch {
+	case json.Unmarshal(raw, &jwk) == nil && (jwk.Kty != "" || len(jwk.Keys) > 0):
+		return key{}, errors.New(`it is a JWK or a set of them: put it into a file as {"keys":[…]} and use jwks file PATH`)
+	case isPublic(raw) || bytes.HasPrefix(raw, []byte("ssh-")) || bytes.HasPrefix(raw, []byte("ecdsa-sha2-")):
+		return key{}, errors.New("it is a public key but not in PEM: convert it to a PEM block PUBLIC KEY")
+	}
+	return newKey("", "", raw)
+}
+
+// isPublic says whether raw is a public key or a certificate in DER, or the base64 of one, which is
+// how some identity providers show their key.
+func isPublic(raw []byte) bool {
+	if isPublicDER(raw) {
+		return true
+	}
+	text := strings.TrimRight(strings.Join(strings.Fields(string(raw)), ""), "=")
+	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		if der, err := encoding.DecodeString(text); err == nil && isPublicDER(der) {
+			return true
+		}
+	}
+	return false
+}
+
+func isPublicDER(der []byte) bool {
+	_, notSPKI := x509.ParsePKIXPublicKey(der)
+	_, notPKCS1 := x509.ParsePKCS1PublicKey(der)
+	_, notCert := x509.ParseCertificate(der)
+	return notSPKI == nil || notPKCS1 == nil || notCert == nil
+}
+
+func parsePEM(raw []byte) (key, error) {
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		return key{}, errors.New("the PEM block is damaged")
+	}
+	if block.Type == "CERTIFICATE" {
+		return key{}, errors.New("it is a certificate: take its key out with `openssl x509 -pubkey -noout`")
+	}
+	k, err := jwkset.LoadX509KeyInfer(block)
+	if err != nil {
+		return key{}, fmt.Errorf("the PEM block %q holds no key that verifies tokens, use a PUBLIC KEY or an unencrypted PRIVATE KEY", block.Type)
+	}
+	return newKey("", "", k)
+}
+
+// parsePublicPEM reads a PEM file with one public key.
+func parsePublicPEM(raw []byte) (key, error) {
+	if !bytes.Contains(raw, []byte("-----BEGIN")) {
+		return key{}, errors.New("it is not a PEM block PUBLIC KEY; a JWK set is read by: jwks file PATH")
+	}
+	return parsePEM(raw)
+}
+
+// parseJWKS reads a JWK set (RFC 7517 section 5). Keys that cannot verify tokens are skipped, and so
+// are all beyond the 32nd. Symmetric keys count only in a local file: from anywhere else they are not secret.
+func parseJWKS(raw []byte, local bool) (*keySet, error) {
+	if len(raw) > maxJWKS {
+		return nil, fmt.Errorf("the JWK set is larger than %d bytes", maxJWKS)
+	}
+	var doc struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, fmt.Errorf("reading the JWK set: %w", err)
+	}
+	set := new(keySet)
+	for _, member := range doc.Keys {
+		if len(set.keys) == maxKeys {
+			break
+		}
+		if k, err := parseJWK(member, local); err == nil {
+			set.keys = append(set.keys, k)
+		}
+	}
+	if len(set.keys) == 0 {
+		return nil, fmt.Errorf("none of the %d keys in the JWK set can verify tokens", len(doc.Keys))
+	}
+	return set, nil
+}
+
+var errNotForVerifying = errors.New("the key is not for verifying")
+
+func parseJWK(raw []byte, local bool) (key, error) {
+	var m jwkset.JWKMarshal
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return key{}, err
+	}
+	if m.USE != "" && m.USE != jwkset.UseSig {
+		return key{}, errNotForVerifying
+	}
+	if len(m.KEYOPS) > 0 && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify) {
+		return key{}, errNotForVerifying
+	}
+	// Certificates say nothing that is used here, and one that is broken must not cost the key.
+	m.X5C, m.X5T, m.X5TS256, m.X5U = nil, "", "", ""
+	alg := m.ALG.String()
+	if alg == algEd25519 { // a name that the library does not know
+		m.ALG = jwkset.AlgEdDSA
+	}
+	jwk, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{Private: local && m.KTY == jwkset.KtyOct}, jwkset.JWKValidateOptions{})
+	if err != nil {
+		return key{}, err
+	}
+	return newKey(m.KID, alg, jwk.Key())
+}

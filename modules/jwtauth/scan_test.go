@@ -1,0 +1,70 @@
+package jwtauth
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// FuzzMembers: what is read is what the standard library reads, and whatever it refuses is refused.
+func FuzzMembers(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `{"a":1,"b":[true,{"c":null}],"d":"\u00e9\\\""}`, `{"a":1,"a":2}`, `{"a":{"b":1,"\u0062":2}}`, `{"a":01}`, `{"a":-}`, `{"a":1.}`, `{"a":1e}`,
+		`{"a":tru}`, `{"a":"\x"}`, `{"a":1}{}`, ` { "a" : [ 1 , 2 ] } `, `{"a":[1,]}`, `{,}`, `[1]`, `null`, "{\"a\":\"\xff\"}", "{\"a\":\"\n\"}", `{"a":"`, `{"a":"\`,
+		strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100), `{"\ud800":1,"\ud801":2}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		list, err := members(nil, in)
+		var want map[string]any
+		dec := json.NewDecoder(strings.NewReader(string(in)))
+		dec.UseNumber()
+		wrong := dec.Decode(&want) != nil || !json.Valid(in)
+		if wrong && err == nil {
+			for _, m := range list { // what stands behind a backslash is checked when it is asked for
+				if strings.Contains(string(m.raw), `\`) {
+					return
+				}
+			}
+			t.Fatalf("%q was read", in)
+		}
+		if err != nil || wrong {
+			return
+		}
+		got := map[string]any{}
+		for _, m := range list {
+			got[string(m.name)] = decode(m.raw)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("it differs (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// FuzzQuery: no token is left where the app would look for it, and the rest is as it was.
+func FuzzQuery(f *testing.F) {
+	for _, seed := range []string{"", "a=1", "access_token=x", "a=1&access_token=x&b=%41", "access%5Ftoken=x", "access_token", "&&=&", "access_token=%zz", "a;access_token=x"} {
+		f.Add(seed)
+	}
+	p := Policy{From: []From{{In: inQuery, Name: "access_token"}}}
+	f.Fuzz(func(t *testing.T, raw string) {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.URL.RawQuery, r.RequestURI = raw, "/?"+raw
+		before, _ := url.ParseQuery(raw)
+		found := p.find(r)
+		after, _ := url.ParseQuery(r.URL.RawQuery)
+		if after.Has("access_token") || found.redacted != "" && r.URL.RawQuery != "" && r.RequestURI != "/?"+r.URL.RawQuery {
+			t.Errorf("%q became %q and %q", raw, r.URL.RawQuery, r.RequestURI)
+		}
+		before.Del("access_token")
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Errorf("the rest differs (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -1,0 +1,202 @@
+package jwtauth
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
+)
+
+// maxStale is the longest time that keys may serve on while their server fails.
+const maxStale = 7 * 24 * time.Hour
+
+// Trusted is an issuer whose tokens are accepted, and where its keys come from: one at most of
+// Secret, JWKS, JWKSFile and KeyFile. With none of them Issuer is a URL, and its metadata say where
+// the keys are: ISSUER/.well-known/openid-configuration, or the document of RFC 8414 if there is no such.
+type Trusted struct {
+	// Issuer is what the claim iss must be, to the letter: a slash at the end counts. Default: with the
+	// identity backend's keys its issuer, with other keys iss is not checked.
+	Issuer string `json:"issuer,omitempty"`
+	// Audience are names of this API: the claim aud must hold one of them. Default: with the identity
+	// backend's keys its audience, with other keys aud is not checked, so that a token which the
+	// issuer made for another API passes too.
+	Audience []string `json:"audience,omitempty"`
+	// Algorithms are those that tokens may be signed with, of the ones that the key is for. Default: all
+	// that the key is for.
+	Algorithms []string `json:"algorithms,omitempty"`
+	// Secret names a secret set of the app gatehouse: raw bytes (at least 32) for HS256, or a PEM
+	// PUBLIC KEY or PRIVATE KEY. Every version of the set that is in force verifies.
+	Secret string `json:"secret,omitempty"`
+	// JWKS is the URL of a JWK set: https, or http on this machine. It is fetched when a request first
+	// needs it, and again every 10 min (Cache-Control: max-age of the answer, kept between 5 min and
+	// 24 h) and for an unknown kid, at most every 30 s. The last good set is kept in the data directory.
+	JWKS string `json:"jwks,omitempty"`
+	// JWKSFile is the path of a file with a JWK set. It is read when the configuration is loaded.
+	JWKSFile string `json:"jwks_file,omitempty"`
+	// KeyFile is the path of a PEM file with one public key. It is read when the configuration is loaded.
+	KeyFile string `json:"key_file,omitempty"`
+	// StaleFor is how long fetched keys serve on after the time at which they should have been fetched
+	// again, while their server fails; 0s to 168h. Then the answer is 503. Default: 12h.
+	StaleFor *unit.Duration `json:"stale_for,omitempty"`
+	// Insecure allows keys and metadata by plain http from any machine. Default: false.
+	Insecure bool `json:"insecure,omitempty"`
+}
+
+// sources is how many sources of keys are named.
+func (t *Trusted) sources() (given int) {
+	for _, s := range []string{t.Secret, t.JWKS, t.JWKSFile, t.KeyFile} {
+		if s != "" {
+			given++
+		}
+	}
+	return given
+}
+
+// Validate says what is wrong with it.
+func (t *Trusted) Validate() error {
+	switch {
+	case t.sources() > 1:
+		return errors.New("jwt_auth takes the keys of an issuer from one place: keep one of secret, jwks URL, jwks file and key file")
+	case slices.Contains(t.Audience, ""):
+		return errors.New("audience must not be empty")
+	case t.StaleFor != nil && (*t.StaleFor < 0 || t.StaleFor.Std() > maxStale):
+		return fmt.Errorf("stale_for must be from 0s to 168h, not %s", t.StaleFor)
+	}
+	for _, alg := range t.Algorithms {
+		if alg == "none" {
+			return errors.New("algorithms: none is no signature and is never accepted")
+		}
+		if !accepted(alg) {
+			return errors.New("algorithms: " + dispense.Unknown("algorithm", alg, allAlgs))
+		}
+	}
+	if t.JWKS != "" {
+		return checkURL("jwks", t.JWKS, t.Insecure)
+	}
+	if t.sources() == 0 && t.Issuer != "" {
+		return checkIssuerURL(t.Issuer, t.Insecure)
+	}
+	return nil
+}
+
+// checkIssuerURL says whether an issuer's metadata can be looked for (RFC 8414 section 2).
+func checkIssuerURL(issuer string, insecure bool) error {
+	u, err := url.Parse(issuer)
+	if err != nil || u.Host == "" || u.RawQuery != "" {
+		return fmt.Errorf("issuer %s has no keys and is no URL to discover them from: name its keys in a block, issuer %s { jwks URL }, or write it as https://…", issuer, issuer)
+	}
+	return checkURL("issuer", issuer, insecure)
+}
+
+func (t *Trusted) staleFor() time.Duration {
+	if t.StaleFor == nil {
+		return defaultStale
+	}
+	return t.StaleFor.Std()
+}
+
+// over is t with what it leaves out as the directive says for all issuers.
+func (t Trusted) over(all Trusted) Trusted {
+	if len(t.Audience) == 0 {
+		t.Audience = all.Audience
+	}
+	if len(t.Algorithms) == 0 {
+		t.Algorithms = all.Algorithms
+	}
+	if t.StaleFor == nil {
+		t.StaleFor = all.StaleFor
+	}
+	t.Insecure = t.Insecure || all.Insecure
+	return t
+}
+
+// Accepted are the issuers of a directive.
+type Accepted struct {
+	// Trusted is the one issuer of the short form. With nothing set but what Issuers inherit, and
+	// without Issuers, the tokens are those of the identity backend.
+	Trusted
+	// Issuers are further issuers. The claim iss says which one a token is of, and only keys of that one
+	// verify it. What one leaves out of Audience, Algorithms, StaleFor and Insecure is as in Trusted.
+	Issuers []Trusted `json:"issuers,omitempty"`
+	// Identity accepts tokens of the identity backend beside those of Issuers. Default: only without Issuers.
+	Identity bool `json:"identity,omitempty"`
+}
+
+// own says whether Trusted is an issuer itself.
+func (a *Accepted) own() bool { return a.sources() > 0 || a.Issuer != "" }
+
+// bundled says whether tokens of the identity backend are accepted.
+func (a *Accepted) bundled() bool { return a.Identity || !a.own() && len(a.Issuers) == 0 }
+
+// all are the issuers whose keys are named or discovered, as they are in force.
+func (a *Accepted) all() []Trusted {
+	var all []Trusted
+	if a.own() {
+		all = append(all, a.Trusted)
+	}
+	for _, t := range a.Issuers {
+		all = append(all, t.over(a.Trusted))
+	}
+	return all
+}
+
+// Validate says what is wrong with them.
+func (a *Accepted) Validate() error {
+	if err := a.Trusted.Validate(); err != nil {
+		return err
+	}
+	if a.Identity && a.own() && a.Issuer == "" {
+		return errors.New("jwt_auth: beside identity, keys need the issuer that they belong to: write issuer ISSUER { … }")
+	}
+	seen := map[string]bool{a.Issuer: a.Issuer != ""}
+	for _, t := range a.Issuers {
+		if t.Issuer == "" {
+			return errors.New("jwt_auth: an issuer needs its name, as it stands in the claim iss")
+		}
+		if seen[t.Issuer] {
+			return fmt.Errorf("jwt_auth: issuer %s is given twice, keep one of them", t.Issuer)
+		}
+		seen[t.Issuer] = true
+		t = t.over(a.Trusted)
+		if err := t.Validate(); err != nil {
+			return fmt.Errorf("issuer %s: %w", t.Issuer, err)
+		}
+	}
+	return nil
+}
+
+// provider is an issuer with its keys.
+type provider struct {
+	issuer   string // "" for whatever the keys say, or any
+	audience []string
+	algs     []string
+	source   source
+	name     string // of the source
+}
+
+func newProvider(t Trusted, s source, name string) *provider {
+	p := &provider{issuer: t.Issuer, audience: t.Audience, source: s, name: name}
+	for _, alg := range t.Algorithms {
+		if alg == algEd25519 {
+			alg = "EdDSA" // by which a key goes that has both names
+		}
+		p.algs = append(p.algs, alg)
+	}
+	return p
+}
+
+// wants are the issuer and the audience that a token must have.
+func (p *provider) wants(set *keySet) (issuer string, audience []string) {
+	issuer, audience = p.issuer, p.audience
+	if issuer == "" {
+		issuer = set.issuer
+	}
+	if len(audience) == 0 {
+		audience = set.audience
+	}
+	return issuer, audience
+}
