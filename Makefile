@@ -19,7 +19,7 @@ run: build ## serve Caddyfile.example on http://localhost:8080, state in ./data
 
 test: deps ## run every test with the race detector; installs what they need
 	$(GO) vet -race ./... # of the packages as the tests compile them, which saves compiling everything twice
-	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /integration)
+	$(GO) test -race -p 3 -timeout 20m $$($(GO) list ./... | grep -v /integration) # they wait more than they work
 	$(GO) test -race -timeout 20m ./integration/... # by itself: it loads the machine, and measures
 
 test-long: deps ## the slow suites: crash and load tests at their full size

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/cache/cachetest"
 	"github.com/gatehouse-proxy/gatehouse/backends/flags/flagstest"
+	"github.com/gatehouse-proxy/gatehouse/backends/identity/identitytest"
 	"github.com/gatehouse-proxy/gatehouse/backends/jobs/jobstest"
 	"github.com/gatehouse-proxy/gatehouse/backends/locks/lockstest"
 	"github.com/gatehouse-proxy/gatehouse/backends/uploads/uploadstest"
@@ -48,33 +49,39 @@ const inProcess = `{
 	}
 }
 http://127.0.0.1:%[3]s {
-	jwt_auth {
-		optional
-	}
-	@jobs path /jobs /jobs/* /queues /queues/*
-	handle @jobs {
-		backend jobs
-	}
-	@flags path /flags /flags/* /ofrep/*
-	handle @flags {
-		backend flags
-	}
-	@locks path /locks /locks/*
-	handle @locks {
-		backend locks
-	}
-	@webhooks path /events /endpoints /endpoints/* /deliveries /deliveries/* /received
-	handle @webhooks {
-		backend webhooks
-	}
-	handle /uploads/* {
-		backend uploads
-	}
-	handle /cache/* {
-		backend cache
+	@identity path /login /refresh /logout /users /users/* /revocations /revocations/* /.well-known/*
+	handle @identity {
+		backend identity
 	}
 	handle {
-		backend identity
+		jwt_auth {
+			optional
+		}
+		@jobs path /jobs /jobs/* /queues /queues/*
+		handle @jobs {
+			backend jobs
+		}
+		@flags path /flags /flags/* /ofrep/*
+		handle @flags {
+			backend flags
+		}
+		@locks path /locks /locks/*
+		handle @locks {
+			backend locks
+		}
+		@webhooks path /events /endpoints /endpoints/* /deliveries /deliveries/* /received
+		handle @webhooks {
+			backend webhooks
+		}
+		handle /uploads/* {
+			backend uploads
+		}
+		handle /cache/* {
+			backend cache
+		}
+		handle {
+			respond 404
+		}
 	}
 }
 `
@@ -87,22 +94,37 @@ const split = `{
 	}
 }
 http://127.0.0.1:%[3]s {
-	jwt_auth {
-		jwks     http://127.0.0.1:%[4]s/.well-known/jwks.json
-		issuer   gatehouse
-		audience api
-		optional
+	@identity path /login /refresh /logout /users /users/* /revocations /revocations/* /.well-known/*
+	handle @identity {
+		reverse_proxy 127.0.0.1:%[4]s {
+			header_up -Gatehouse-Subject
+			header_up Gatehouse-Client-Ip {client_ip}
+		}
 	}
-	reverse_proxy 127.0.0.1:%[4]s {
-		header_up Gatehouse-Subject {http.auth.user.id}
+	handle {
+		jwt_auth {
+			jwks     http://127.0.0.1:%[4]s/.well-known/jwks.json
+			issuer   gatehouse
+			audience api
+			optional
+		}
+		reverse_proxy 127.0.0.1:%[4]s {
+			header_up Gatehouse-Subject {http.auth.user.id}
+			header_up Gatehouse-Client-Ip {client_ip}
+		}
 	}
 }
 `
 
+// adminSecret opens the admin API of identity where there is no admin endpoint of Caddy beside it.
+const adminSecret = "the administrator's secret of this test"
+
 const splitBackends = `{
 	"listen": "127.0.0.1:%[1]s",
 	"data_dir": "%[2]s/data",
+	"secrets": {"admin": {"file": "%[2]s/admin"}},
 	"backends": {
+		"identity": {"admin_secret": "admin"},
 		"jobs": {"queues": {"examine": {"attempts": 3, "backoff": "fixed 50ms"}, "examine-pull": {"pull": true, "attempts": 3, "backoff": "fixed 50ms"}, "examine-full": {"pull": true, "waiting": 3, "key_waiting": 2}}, "allow": ["127.0.0.1"]},
 		"webhooks": {"allow_private": ["127.0.0.0/8"]},
 		"cache": {"fill_allow": ["127.0.0.1"]}
@@ -118,7 +140,7 @@ func TestExaminers(t *testing.T) {
 		port := freePort(t)
 		e.base = "http://127.0.0.1:" + port
 		e.serve(t, fmt.Sprintf(inProcess, e.admin, e.dir, port))
-		e.examine(t)
+		e.examine(t, e.inGateway())
 	})
 	t.Run("behind-a-proxy", func(t *testing.T) {
 		t.Parallel()
@@ -129,10 +151,13 @@ func TestExaminers(t *testing.T) {
 		if err := os.WriteFile(file, fmt.Appendf(nil, splitBackends, backends, e.dir), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.WriteFile(filepath.Join(e.dir, "admin"), []byte(adminSecret), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		p := start(t, e.dir, "backends", "--config", file, "cache", "flags", "identity", "jobs", "locks", "uploads", "webhooks")
 		p.waitFor("http://127.0.0.1:" + backends + "/readyz")
 		e.serve(t, fmt.Sprintf(split, e.admin, e.dir, port, backends))
-		e.examine(t)
+		e.examine(t, identitytest.Options{Admin: e.base, AdminToken: adminSecret})
 		p.terminate()
 	})
 }
@@ -147,7 +172,12 @@ func (e *example) serve(t *testing.T, caddyfile string) {
 	e.run(t)
 }
 
-func (e *example) examine(t *testing.T) {
+// inGateway are the options for identity in the gateway's process.
+func (e *example) inGateway() identitytest.Options {
+	return identitytest.Options{Admin: "http://" + e.admin + "/gatehouse/backends/identity", Protected: e.base + "/jobs?queue=examine"}
+}
+
+func (e *example) examine(t *testing.T, identity identitytest.Options) {
 	key := e.key(t, "jobs-signing")
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	var mu sync.Mutex
@@ -168,6 +198,7 @@ func (e *example) examine(t *testing.T) {
 			"cache":    func(t *testing.T) { cachetest.Examine(t, e.base, client) },
 			"locks":    func(t *testing.T) { lockstest.Examine(t, e.base, client) },
 			"flags":    func(t *testing.T) { flagstest.Examine(t, e.base, client) },
+			"identity": func(t *testing.T) { identitytest.Examine(t, e.base, client, identity) },
 			"webhooks": func(t *testing.T) { webhookstest.Examine(t, e.base, client) },
 		} {
 			t.Run(name, func(t *testing.T) {

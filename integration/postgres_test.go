@@ -29,7 +29,7 @@ func TestExaminersOnPostgres(t *testing.T) {
 	t.Parallel()
 	e, caddyfile := onPostgres(t, pgtest.Start(t, pgtest.Fast).URL)
 	e.serve(t, caddyfile)
-	e.examine(t)
+	e.examine(t, e.inGateway())
 	if left, err := filepath.Glob(filepath.Join(e.dir, "data", "*.db")); err != nil || len(left) > 0 {
 		t.Errorf("there is an SQLite file beside PostgreSQL: %v, %v", left, err)
 	}
