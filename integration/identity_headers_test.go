@@ -62,7 +62,10 @@ func serveHeaded(t *testing.T, hmac string) (base string, got chan seen) {
 	got = make(chan seen, 1)
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // the trailers come after it
-		got <- seen{r.Header.Clone(), r.Trailer.Clone()}
+		select {
+		case got <- seen{r.Header.Clone(), r.Trailer.Clone()}:
+		case <-t.Context().Done():
+		}
 		_, _ = io.WriteString(w, "ok")
 	}))
 	t.Cleanup(app.Close)
@@ -106,10 +109,10 @@ func TestIdentityHeadersAreOurs(t *testing.T) {
 	addr, got := serveHeaded(t, hmac)
 	token := signed(t, `{"alg":"HS256"}`, `{"sub":"user-1","exp":`+fmt.Sprint(time.Now().Unix()+600)+`}`, []byte(hmac))
 	chunked := func(before, trailers string) string {
-		return "POST / HTTP/1.1\r\nHost: x\r\n" + before + "%sTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n" + trailers + "\r\n"
+		return "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + before + "%sTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n" + trailers + "\r\n"
 	}
 	plain := func(lines string) string {
-		return "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + lines + "%s\r\n"
+		return "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n" + lines + "%s\r\n"
 	}
 	for name, request := range map[string]string{
 		"as-it-is":                plain("X-User-Id: admin\r\n"),
@@ -122,7 +125,7 @@ func TestIdentityHeadersAreOurs(t *testing.T) {
 		"dots":                    plain("X.User.Id: admin\r\n"),
 		"repeated":                plain("X-User-Id: admin\r\nx-user-id: root\r\nX_User-Id: nobody\r\nX-User-Id: \r\n"),
 		"another-that-is-not-set": plain("X-Role: admin\r\nx_role: admin\r\n"),
-		"named-by-connection":     "GET / HTTP/1.1\r\nHost: x\r\nConnection: close, X-User-Id, x-role\r\nX-User-Id: admin\r\n%s\r\n",
+		"named-by-connection":     "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close, X-User-Id, x-role\r\nX-User-Id: admin\r\n%s\r\n",
 		"trailer":                 chunked("Trailer: X-User-Id\r\n", "X-User-Id: admin\r\n"),
 		"trailer-lower-case":      chunked("Trailer: x-user-id\r\n", "x-user-id: admin\r\n"),
 		"trailer-underscores":     chunked("Trailer: X_User_Id\r\n", "X_User_Id: admin\r\n"),
@@ -141,7 +144,7 @@ func TestIdentityHeadersAreOurs(t *testing.T) {
 	}
 	for name, request := range map[string]string{ // which are no headers at all
 		"blank-before-the-colon": plain("X-User-Id : admin\r\n"),
-		"blank-before-the-name":  "GET / HTTP/1.1\r\n X-User-Id: admin\r\nHost: x\r\nConnection: close\r\n%s\r\n",
+		"blank-before-the-name":  "GET / HTTP/1.1\r\n X-User-Id: admin\r\nHost: 127.0.0.1\r\nConnection: close\r\n%s\r\n",
 		"null-in-the-name":       plain("X-User-Id\x00: admin\r\n"),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -159,9 +162,13 @@ func TestIdentityHeadersAreOurs(t *testing.T) {
 }
 
 // arrived holds what the app got to what the token says.
-func arrived(t *testing.T, got chan seen, authenticated bool) {
+func arrived(t *testing.T, got chan seen, authenticated bool) (s seen) {
 	t.Helper()
-	s := <-got
+	select {
+	case s = <-got:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the request has not reached the app")
+	}
 	var want []string
 	if authenticated {
 		want = []string{"user-1"}
@@ -169,6 +176,7 @@ func arrived(t *testing.T, got chan seen, authenticated bool) {
 	if ids := s.identities(); !slices.Equal(ids, want) {
 		t.Errorf("the app reads %v, want %v, of %v and the trailers %v", ids, want, s.header, s.trailer)
 	}
+	return s
 }
 
 // overHTTP2 does the same with the frames of HTTP/2, in which all names are lower-case.
@@ -203,7 +211,10 @@ func overHTTP2(t *testing.T, addr, token string, got chan seen) {
 			if resp.StatusCode != http.StatusOK || resp.ProtoMajor != 2 {
 				t.Fatalf("got %s %s", resp.Proto, resp.Status)
 			}
-			arrived(t, got, authenticated)
+			s := arrived(t, got, authenticated)
+			if s.trailer.Get("X-Sum") != "1" {
+				t.Errorf("the app got the trailers %v without X-Sum, so nothing is shown of the others", s.trailer)
+			}
 		}
 	}
 }

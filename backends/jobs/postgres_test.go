@@ -36,21 +36,20 @@ func SettingsOn(t testing.TB, dir string) service.Settings {
 // onlySQLite are the tests whose statements, or whose subject, are SQLite's.
 const onlySQLite = "^(TestOnPostgres|TestListener.*|TestKilledProcessLosesNothing|TestKeep.*|TestSweep.*|TestUniqueKey.*|TestUnconfiguredQueue.*|TestBusy.*|TestOrphans.*|TestCron.*|TestRate.*|Fuzz.*)$"
 
-// elsewhere are the tests that say nothing new on PostgreSQL: their subject has no statements, or they
-// run on it anyway, here or in integration. The long suite leaves out none of them.
-const elsewhere = "^(TestExamined|TestCronOnThreeInstances|TestBreakers.*|TestDeadLetterStorm|TestGroupsAreBounded)$"
+// statements are the tests whose statements differ between the two databases, or lock rows there. Only the
+// long suite runs all.
+const statements = "^(TestBounds.*|TestKeysTakeTurns|TestConcurrency.*|TestLostStart.*|TestUpgrade.*|TestCallbacks.*|TestFreedSlot.*|TestRetry.*|TestReapers.*|TestStoppedWorker.*)$"
 
-// TestOnPostgres runs the other tests once more, on PostgreSQL.
+// TestOnPostgres runs other tests once more, on PostgreSQL.
 func TestOnPostgres(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(onPostgres) != "" {
 		t.Skip("this is that run")
 	}
-	skip := onlySQLite
+	args := []string{"-test.timeout=10m", "-test.skip=" + onlySQLite}
 	if os.Getenv("GATEHOUSE_LONG") == "" {
-		skip += "|" + elsewhere
+		args = append(args, "-test.run="+statements)
 	}
-	args := []string{"-test.timeout=10m", "-test.skip=" + skip}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}

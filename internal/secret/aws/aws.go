@@ -2,10 +2,12 @@
 package aws
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -202,8 +204,17 @@ func unmoved(c secretsmanager.HTTPClient) secretsmanager.HTTPClient {
 // bounded keeps answers from being larger than any secret is.
 type bounded struct{ next secretsmanager.HTTPClient }
 
-// Do makes the request.
+// Do makes the request, from a copy of its body. The SDK closes the body that it made as soon as there is
+// an answer: a connection that has not yet seen its end then breaks, and the answer with it.
 func (b bounded) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		_ = r.Body.Close()
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
 	resp, err := b.next.Do(r)
 	if err == nil && resp != nil {
 		resp.Body = http.MaxBytesReader(nil, resp.Body, remote.MaxBody)
