@@ -173,7 +173,7 @@ func TestIdentityKeysRotateUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	first := callers[0].token
+	first := callers[0].held()
 	kid := headerOf(t, first, "kid")
 
 	<-time.After(step)
