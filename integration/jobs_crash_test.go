@@ -227,7 +227,6 @@ func (r *crashRun) restart(which ...int) {
 }
 
 func TestJobsSurviveKillsOnPostgres(t *testing.T) {
-	t.Parallel()
 	jobs, kills := crashSize()
 	server := pgtest.Start(t, pgtest.Alone)
 	newCrashRun(t, server.URL, 3).run(jobs, kills, func(r *crashRun) {

@@ -41,7 +41,6 @@ http://127.0.0.1:%[6]s {
 // TestCronOutlivesKills: three gateways on one PostgreSQL, killed at random, fire each tick exactly
 // once, and each is pushed.
 func TestCronOutlivesKills(t *testing.T) {
-	t.Parallel()
 	const every = 250 * time.Millisecond
 	ticks := 40
 	if os.Getenv("GATEHOUSE_LONG") != "" {
