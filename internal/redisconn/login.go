@@ -37,9 +37,8 @@ func (serverDials) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 	return next
 }
 
-// login logs new connections in with the passwords of secret sets, the newest first. If the server
-// refuses it, the source is read again, and then the other active versions are tried: a password may
-// change in Redis before or after it does in the source. Connections that are open stay logged in.
+// login logs new connections in with the passwords of secret sets, see secret.Set.Login. Connections that
+// are open stay logged in.
 type login struct {
 	user string
 	sets passwords
@@ -74,27 +73,16 @@ func (l login) dialer(o *redis.UniversalOptions, dial dialFunc) dialFunc {
 var errRefused = errors.New("the password was refused")
 
 func authenticate(ctx context.Context, conn net.Conn, user string, set *secret.Set) error {
-	tried := map[string]bool{}
-	if v, ok := set.Current().Newest(); ok {
-		tried[string(v.Value.Reveal())] = true
-		if err := auth(ctx, conn, user, v); !errors.Is(err, errRefused) {
-			return err
-		}
+	err := set.Login(ctx, func(v secret.Version) error { return auth(ctx, conn, user, v) },
+		func(err error) bool { return errors.Is(err, errRefused) })
+	none, ok := errors.AsType[*secret.NotTakenError](err)
+	switch {
+	case !ok:
+		return err
+	case none.Refusal == nil:
+		return errors.Join(fmt.Errorf("redis: the secret %s holds no password that is active", set.Name), none.Reread)
 	}
-	refresh := set.Refresh(ctx)
-	for _, v := range set.Versions() {
-		if tried[string(v.Value.Reveal())] {
-			continue
-		}
-		tried[string(v.Value.Reveal())] = true
-		if err := auth(ctx, conn, user, v); !errors.Is(err, errRefused) {
-			return err
-		}
-	}
-	if len(tried) == 0 {
-		return errors.Join(fmt.Errorf("redis: the secret %s holds no password that is active", set.Name), refresh)
-	}
-	return errors.Join(fmt.Errorf("redis refuses every active version of the secret %s, correct it there or in redis: %w", set.Name, errRefused), refresh)
+	return errors.Join(fmt.Errorf("redis refuses every active version of the secret %s, correct it there or in redis: %w", set.Name, errRefused), none.Reread)
 }
 
 // auth sends one AUTH and reads the answer.

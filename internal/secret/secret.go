@@ -33,6 +33,9 @@ func (v Value) Reveal() []byte {
 // Empty says that there is no secret.
 func (v Value) Empty() bool { return len(v.Reveal()) == 0 }
 
+// Equal says whether both are the same secret.
+func (v Value) Equal(o Value) bool { return bytes.Equal(v.Reveal(), o.Reveal()) }
+
 // Format makes every fmt verb print REDACTED.
 func (Value) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 

@@ -134,7 +134,7 @@ func (s *Set) Replace(versions []Version) {
 	versions = slices.Clone(versions)
 	for i := range versions {
 		v := &versions[i]
-		if old := slices.IndexFunc(s.all, func(o Version) bool { return slices.Equal(o.Value.Reveal(), v.Value.Reveal()) }); old >= 0 {
+		if old := slices.IndexFunc(s.all, func(o Version) bool { return o.Value.Equal(v.Value) }); old >= 0 {
 			v.use = s.all[old].use
 		}
 		if v.use == nil {
@@ -146,7 +146,7 @@ func (s *Set) Replace(versions []Version) {
 }
 
 func same(a, b Version) bool {
-	return a.Label == b.Label && a.ActiveFrom.Equal(b.ActiveFrom) && a.RetireAt.Equal(b.RetireAt) && slices.Equal(a.Value.Reveal(), b.Value.Reveal())
+	return a.Label == b.Label && a.ActiveFrom.Equal(b.ActiveFrom) && a.RetireAt.Equal(b.RetireAt) && a.Value.Equal(b.Value)
 }
 
 // snapshotOf sorts out what is active. The order of the list stays.

@@ -14,47 +14,25 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 )
 
-// withPassword connects with a password of the set, the newest first: the one that is in force when
-// the connection is made. If the server refuses it, the source is read again, and then the other
-// active versions are tried: a password may change in the database before or after it does in the
-// source. Connections that are open stay.
-func withPassword[T any](ctx context.Context, set *secret.Set, connect func(password string) (T, error)) (T, error) {
-	var none T
-	tried := map[string]bool{}
-	var refused error
-	try := func() (conn T, done bool, err error) {
-		for _, v := range set.Versions() {
-			password := string(v.Value.Reveal())
-			if tried[password] {
-				continue
-			}
-			tried[password] = true
-			if conn, err = connect(password); err == nil {
-				v.Used(time.Now())
-				return conn, true, nil
-			}
-			if !isRefused(err) {
-				return none, true, err
-			}
-			refused = err
-			if len(tried) == 1 { // the newest; before the others it may be asked what is newest now
-				return none, false, nil
-			}
+// withPassword connects with the password of the set that the server takes, see secret.Set.Login.
+// Connections that are open stay.
+func withPassword[T any](ctx context.Context, set *secret.Set, connect func(password string) (T, error)) (conn T, err error) {
+	err = set.Login(ctx, func(v secret.Version) error {
+		c, err := connect(string(v.Value.Reveal()))
+		if err == nil {
+			conn = c
+			v.Used(time.Now())
 		}
-		return none, false, nil
-	}
-	conn, done, err := try()
-	if done {
+		return err
+	}, isRefused)
+	none, ok := errors.AsType[*secret.NotTakenError](err)
+	switch {
+	case !ok:
 		return conn, err
+	case none.Refusal == nil:
+		return conn, errors.Join(fmt.Errorf("the secret %s holds no password that is active", set.Name), none.Reread)
 	}
-	refresh := set.Refresh(ctx)
-	if conn, done, err = try(); done {
-		return conn, err
-	}
-	if refused == nil {
-		return none, errors.Join(fmt.Errorf("the secret %s holds no password that is active", set.Name), refresh)
-	}
-	return none, errors.Join(fmt.Errorf("the database refuses every active version of the secret %s: %w", set.Name, refused), refresh)
+	return conn, errors.Join(fmt.Errorf("the database refuses every active version of the secret %s: %w", set.Name, none.Refusal), none.Reread)
 }
 
 // isRefused says that the server takes the user or the password for wrong.

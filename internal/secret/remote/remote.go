@@ -72,7 +72,7 @@ var ErrNoObject = errors.New("it is no JSON object, so it has no fields: leave o
 // A value that is there already is not added again.
 func Before(versions, replaced []secret.Version, until time.Time, label string) []secret.Version {
 	for _, old := range replaced {
-		if slices.ContainsFunc(versions, func(v secret.Version) bool { return slices.Equal(v.Value.Reveal(), old.Value.Reveal()) }) {
+		if slices.ContainsFunc(versions, func(v secret.Version) bool { return v.Value.Equal(old.Value) }) {
 			continue
 		}
 		if old.RetireAt.IsZero() || until.Before(old.RetireAt) {

@@ -179,13 +179,13 @@ func (k *keeper) sight(snap *secret.Snapshot, now time.Time) {
 	newest, _ := snap.Newest()
 	k.seen = slices.DeleteFunc(k.seen, func(s sighting) bool { return !holds(all, s.value) })
 	for _, v := range all {
-		i := slices.IndexFunc(k.seen, func(s sighting) bool { return equal(s.value, v.Value) })
+		i := slices.IndexFunc(k.seen, func(s sighting) bool { return s.value.Equal(v.Value) })
 		if i < 0 {
 			i = len(k.seen)
 			k.seen = append(k.seen, sighting{value: v.Value, first: now})
 		}
 		s := &k.seen[i]
-		switch is := equal(v.Value, newest.Value); {
+		switch is := v.Value.Equal(newest.Value); {
 		case is:
 			s.replaced = time.Time{}
 			s.newest = true
@@ -195,10 +195,8 @@ func (k *keeper) sight(snap *secret.Snapshot, now time.Time) {
 	}
 }
 
-func equal(a, b secret.Value) bool { return slices.Equal(a.Reveal(), b.Reveal()) }
-
 func holds(versions []secret.Version, value secret.Value) bool {
-	return slices.ContainsFunc(versions, func(v secret.Version) bool { return equal(v.Value, value) })
+	return slices.ContainsFunc(versions, func(v secret.Version) bool { return v.Value.Equal(value) })
 }
 
 func labelled(versions []secret.Version, label string) bool {

@@ -83,7 +83,7 @@ func (k *keeper) version(v secret.Version, state string, newest bool, now time.T
 	if state == stateActive && !v.RetireAt.IsZero() {
 		s.State = stateRetiring
 	}
-	if i := slices.IndexFunc(k.seen, func(s sighting) bool { return equal(s.value, v.Value) }); i >= 0 {
+	if i := slices.IndexFunc(k.seen, func(s sighting) bool { return s.value.Equal(v.Value) }); i >= 0 {
 		s.ReplacedAt = timeOf(k.seen[i].replaced)
 		unused := k.seen[i].first
 		if v.LastUsed().After(unused) {
