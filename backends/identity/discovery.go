@@ -1,13 +1,13 @@
 package identity
 
 import (
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/internal/loopback"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
@@ -78,6 +78,5 @@ func discoverable(issuer string) bool {
 	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return false
 	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Scheme == "https" || u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())
+	return u.Scheme == "https" || u.Scheme == "http" && loopback.Host(u.Hostname())
 }

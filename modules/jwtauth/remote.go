@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/loopback"
 )
 
 const (
@@ -40,15 +41,10 @@ func checkURL(what, s string, insecure bool) error {
 		return fmt.Errorf("%s %q is not a URL: write https://…, or take the keys from `jwks file PATH`", what, s)
 	case u.User != nil || u.Fragment != "":
 		return fmt.Errorf("the URL of %s must not have a user, a password or a fragment", what)
-	case u.Scheme == "http" && !insecure && !loopback(u.Hostname()):
+	case u.Scheme == "http" && !insecure && !loopback.Host(u.Hostname()):
 		return fmt.Errorf("%s %s: keys must come by https, plain http is for this machine alone; `insecure` allows it all the same", what, s)
 	}
 	return nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // remote are the keys at one URL, shared by all directives and configurations that name it. It

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/loopback"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 )
 
@@ -29,15 +29,10 @@ func CheckURL(setting, s string) error {
 		return fmt.Errorf("%s must be a URL such as https://host:8200, with its scheme", setting)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return fmt.Errorf("%s must have no user, password, parameters or fragment, write https://host:8200", setting)
-	case u.Scheme == "http" && !loopback(u.Hostname()):
+	case u.Scheme == "http" && !loopback.Host(u.Hostname()):
 		return fmt.Errorf("%s %s: secrets must come by https, plain http is for this machine alone", setting, s)
 	}
 	return nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // Field is the content of one field: a string's text, or other JSON as it is, such as a versions
