@@ -97,13 +97,9 @@ func (*backendsAPI) Routes() []caddy.AdminRoute {
 
 // hostedBackend is the handler of a backend of the active configuration.
 func hostedBackend(name string) (http.Handler, error) {
-	if active := caddy.ActiveContext(); active.Context != nil {
-		if app, err := active.AppIfConfigured("gatehouse"); err == nil {
-			if host := app.(*App).host.Load(); host != nil {
-				if h, err := host.Handler(name); err == nil {
-					return h, nil
-				}
-			}
+	if host := Serving(); host != nil {
+		if h, err := host.Handler(name); err == nil {
+			return h, nil
 		}
 	}
 	return nil, problem.New(problem.NotFound, "The running configuration has no backend %.40q: name it in the global options, such as gatehouse { backend jobs }, or mount it with the directive backend.", name)
