@@ -40,6 +40,11 @@ func (a *active) begin(id int64, t turnOf) {
 func (a *active) end(ids ...int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.drop(ids...)
+}
+
+// drop is end for who holds a.mu.
+func (a *active) drop(ids ...int64) {
 	for _, id := range ids {
 		t, ok := a.jobs[id]
 		if !ok {
@@ -52,12 +57,14 @@ func (a *active) end(ids ...int64) {
 	}
 }
 
-// worked notes that a job has been worked on. Its end is still to be stored.
-func (a *active) worked(id int64) {
+// worked notes that a job of the queue has been worked on, and says whether the queue's last fetch left jobs
+// waiting. The end is still to be stored.
+func (a *active) worked(id int64, queue string) (waiting bool) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.ending[id] = time.Now()
-	a.mu.Unlock()
-	a.end(id)
+	a.drop(id)
+	return a.short[queue]
 }
 
 // stored notes that the ends of jobs are in their rows.
@@ -107,11 +114,7 @@ func (a *active) leave(queue string, waiting bool) {
 // freed is called when a job has been worked on. The engine looks for the next one by itself only if
 // the last fetch filled all its slots, which the bounds of keys and targets may have kept it from.
 func (s *Service) freed(id int64, queue string) {
-	s.active.worked(id)
-	s.active.mu.Lock()
-	waiting := s.active.short[queue]
-	s.active.mu.Unlock()
-	if waiting {
+	if s.active.worked(id, queue) {
 		s.wake.poke(queue)
 	}
 }

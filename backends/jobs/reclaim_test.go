@@ -54,7 +54,7 @@ func TestEndThatIsBeingStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newActive()
 		a.begin(1, turnOf{queue: "q"})
-		a.worked(1)
+		a.worked(1, "q")
 		a.end(1)
 		if !a.holds(1) || len(a.of("q")) != 0 {
 			t.Error("a job whose end is not stored yet is given up, or keeps its slot")
@@ -63,7 +63,7 @@ func TestEndThatIsBeingStored(t *testing.T) {
 		if a.holds(1) {
 			t.Error("an end that is never stored is waited for without end")
 		}
-		a.worked(2)
+		a.worked(2, "q")
 		if a.stored(2); a.holds(2) || len(a.ending) != 0 {
 			t.Error("a job whose end is stored is still held")
 		}
