@@ -252,11 +252,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-const (
-	sweepEvery = time.Minute
-	// sweepBatch bounds one deletion, so that it holds the writing connection for a moment only.
-	sweepBatch = 1000
-)
+const sweepEvery = time.Minute
 
 func (s *Service) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
@@ -264,8 +260,8 @@ func (s *Service) sweep(ctx context.Context) {
 	for {
 		now := s.now()
 		err := errors.Join(
-			sweepTable(ctx, s.users.db, "identity_refresh", "hash", now),
-			sweepTable(ctx, s.users.db, "identity_sessions", "id", now),
+			s.users.db.DeleteExpired(ctx, "identity_refresh", "hash", now),
+			s.users.db.DeleteExpired(ctx, "identity_sessions", "id", now),
 			s.revoked.sweep(ctx, now))
 		if err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "deleting what has expired failed", "error", err)

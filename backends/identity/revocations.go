@@ -212,19 +212,5 @@ func (v *revocations) committed(ctx context.Context, list ...Revocation) error {
 // sweep deletes what has expired.
 func (v *revocations) sweep(ctx context.Context, now time.Time) error {
 	v.index.expire(now.UnixMilli())
-	return sweepTable(ctx, v.db, "identity_revocations", "seq", now)
-}
-
-// sweepTable deletes the rows of a table whose expires_at is over, some at a time.
-func sweepTable(ctx context.Context, db *sqldb.DB, table, key string, now time.Time) error {
-	for {
-		res, err := db.Write.ExecContext(ctx, `DELETE FROM `+table+` WHERE expires_at <= $1 AND `+key+` IN
-			(SELECT `+key+` FROM `+table+` WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)`, now.UnixMilli(), sweepBatch)
-		if err != nil {
-			return fmt.Errorf("sweeping %s: %w", table, err)
-		}
-		if n, err := res.RowsAffected(); err != nil || n < sweepBatch {
-			return err
-		}
-	}
+	return v.db.DeleteExpired(ctx, "identity_revocations", "seq", now)
 }

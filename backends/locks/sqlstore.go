@@ -10,9 +10,6 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-// pruneBatch bounds one deletion, so that it holds the writing connection for a moment only.
-const pruneBatch = 1000
-
 // SQLStore keeps locks in SQL.
 type SQLStore struct{ db *sqldb.DB }
 
@@ -165,16 +162,7 @@ func (s *SQLStore) List(ctx context.Context, after int64, limit int, now time.Ti
 
 // Prune implements Store. A lock that is acquired again meanwhile is not in its condition any more.
 func (s *SQLStore) Prune(ctx context.Context, now time.Time) error {
-	for {
-		r, err := s.db.Write.ExecContext(ctx, `DELETE FROM locks_locks WHERE expires_at <= $1 AND name IN
-			(SELECT name FROM locks_locks WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)`, now.UnixMilli(), pruneBatch)
-		if err != nil {
-			return fmt.Errorf("pruning locks: %w", err)
-		}
-		if n, err := r.RowsAffected(); err != nil || n < pruneBatch {
-			return err
-		}
-	}
+	return s.db.DeleteExpired(ctx, "locks_locks", "name", now)
 }
 
 func fromMilli(ms int64) time.Time { return time.UnixMilli(ms).UTC() }

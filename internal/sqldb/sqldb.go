@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -85,6 +86,24 @@ func (db *DB) InTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 		return fmt.Errorf("committing: %w", err)
 	}
 	return nil
+}
+
+// expiredBatch bounds one deletion, so that it holds the writing connection for a moment only.
+const expiredBatch = 1000
+
+// DeleteExpired deletes the rows of table whose expires_at, in unix milliseconds, is not after now, in
+// small batches. key is the column that identifies a row. A row that is given a later end meanwhile stays.
+func (db *DB) DeleteExpired(ctx context.Context, table, key string, now time.Time) error {
+	for {
+		res, err := db.Write.ExecContext(ctx, `DELETE FROM `+table+` WHERE expires_at <= $1 AND `+key+` IN
+			(SELECT `+key+` FROM `+table+` WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)`, now.UnixMilli(), expiredBatch)
+		if err != nil {
+			return fmt.Errorf("deleting expired rows of %s: %w", table, err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n < expiredBatch {
+			return err
+		}
+	}
 }
 
 // LockInTx makes transactions that call it with the same name happen one after the other, over all

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 )
 
 func TestOpenIsDurable(t *testing.T) {
@@ -104,5 +105,33 @@ func TestIsBusy(t *testing.T) {
 	}
 	if IsBusy(nil) || IsBusy(sql.ErrNoRows) {
 		t.Error("another error counts as busy")
+	}
+}
+
+func TestDeleteExpired(t *testing.T) {
+	db, err := Open(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	now := time.UnixMilli(1_000_000)
+	for _, statement := range []string{
+		"CREATE TABLE things (id INTEGER PRIMARY KEY, expires_at INTEGER NOT NULL)",
+		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2 * 1000 + 7) INSERT INTO things (expires_at) SELECT 1000000 - i % 2 FROM n",
+		"INSERT INTO things (expires_at) VALUES (1000001), (2000000)",
+	} {
+		if _, err = db.Write.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err = db.DeleteExpired(t.Context(), "things", "id", now); err != nil {
+		t.Fatal(err)
+	}
+	var left, soonest int
+	if err = db.Read.QueryRowContext(t.Context(), "SELECT count(*), min(expires_at) FROM things").Scan(&left, &soonest); err != nil {
+		t.Fatal(err)
+	}
+	if left != 2 || soonest != 1000001 {
+		t.Errorf("%d rows are left, the soonest of %d, want the 2 that have not expired", left, soonest)
 	}
 }
