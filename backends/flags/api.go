@@ -36,15 +36,9 @@ func (s *Service) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	snap := s.live.snap.Load()
 	keys := snap.keys[sort.Search(len(snap.keys), func(i int) bool { return snap.keys[i] > string(after) }):]
-	page := httpapi.Page[view]{Items: []view{}}
-	if len(keys) > limit {
-		keys = keys[:limit]
-		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(keys[limit-1]))
-	}
-	for _, key := range keys {
-		page.Items = append(page.Items, viewOf(snap.flags[key]))
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, page)
+	return httpapi.WriteJSON(w, http.StatusOK, httpapi.PageFrom(keys, limit,
+		func(key string) string { return base64.RawURLEncoding.EncodeToString([]byte(key)) },
+		func(key string) view { return viewOf(snap.flags[key]) }))
 }
 
 // get answers GET /flags/{key}; If-None-Match with the newest version is 304.

@@ -72,17 +72,7 @@ func (s *Service) listUsers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, pageOf(users, limit, func(u User) string { return u.ID }))
-}
-
-// pageOf is a page of at most limit items, of which one more was read.
-func pageOf[T any](items []T, limit int, cursor func(T) string) httpapi.Page[T] {
-	p := httpapi.Page[T]{Items: items}
-	if len(items) > limit {
-		p.Items = items[:limit]
-		p.NextCursor = cursor(items[limit-1])
-	}
-	return p
+	return httpapi.WriteJSON(w, http.StatusOK, httpapi.PageFrom(users, limit, func(u User) string { return u.ID }, httpapi.Itself))
 }
 
 type addRequest struct {
@@ -193,7 +183,7 @@ func (s *Service) listSessions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, pageOf(list, limit, func(s Session) string { return s.ID }))
+	return httpapi.WriteJSON(w, http.StatusOK, httpapi.PageFrom(list, limit, func(s Session) string { return s.ID }, httpapi.Itself))
 }
 
 // revocationView is a revocation as it is shown.
@@ -236,12 +226,7 @@ func (s *Service) listRevocations(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	page := pageOf(list, limit, func(r Revocation) string { return strconv.FormatInt(r.seq, 10) })
-	views := httpapi.Page[revocationView]{Items: []revocationView{}, NextCursor: page.NextCursor}
-	for _, r := range page.Items {
-		views.Items = append(views.Items, r.view())
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, views)
+	return httpapi.WriteJSON(w, http.StatusOK, httpapi.PageFrom(list, limit, func(r Revocation) string { return strconv.FormatInt(r.seq, 10) }, Revocation.view))
 }
 
 type revokeRequest struct {

@@ -185,11 +185,7 @@ func (s *Service) getJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return slow(ctx, err)
 	}
-	page := httpapi.Page[View]{Items: items}
-	if len(items) > limit {
-		page.Items, page.NextCursor = items[:limit], items[limit-1].ID
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, page)
+	return httpapi.WriteJSON(w, http.StatusOK, httpapi.PageFrom(items, limit, func(v View) string { return v.ID }, httpapi.Itself))
 }
 
 // slow is err, or what to do about a search that took too long.

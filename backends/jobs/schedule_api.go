@@ -88,14 +88,8 @@ func (s *Service) getSchedules(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := httpapi.Page[ScheduleView]{Items: []ScheduleView{}}
-	for i := range all[:min(limit, len(all))] {
-		page.Items = append(page.Items, all[i].view())
-	}
-	if len(all) > limit {
-		page.NextCursor = all[limit-1].name
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, page)
+	return httpapi.WriteJSON(w, http.StatusOK, httpapi.PageFrom(all, limit,
+		func(sc schedule) string { return sc.name }, func(sc schedule) ScheduleView { return sc.view() }))
 }
 
 func (s *Service) getSchedule(w http.ResponseWriter, r *http.Request) error {

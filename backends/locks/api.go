@@ -171,15 +171,7 @@ func (s *Service) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := httpapi.Page[view]{Items: []view{}}
-	if len(locks) > limit {
-		locks = locks[:limit]
-		page.NextCursor = strconv.FormatInt(locks[limit-1].Fence, 10)
-	}
-	for _, l := range locks {
-		page.Items = append(page.Items, viewOf(l))
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, page)
+	return httpapi.WriteJSON(w, http.StatusOK, httpapi.PageFrom(locks, limit, func(l Lock) string { return strconv.FormatInt(l.Fence, 10) }, viewOf))
 }
 
 // refusal is the problem that an error of the store stands for.

@@ -145,15 +145,7 @@ type numbered[T any] struct {
 
 // page is at most limit rows of those given, of which there is one more if another page follows.
 func page[T any](rows []numbered[T], limit int) httpapi.Page[T] {
-	p := httpapi.Page[T]{Items: []T{}}
-	if len(rows) > limit {
-		rows = rows[:limit]
-		p.NextCursor = strconv.FormatInt(rows[limit-1].seq, 10)
-	}
-	for _, row := range rows {
-		p.Items = append(p.Items, row.item)
-	}
-	return p
+	return httpapi.PageFrom(rows, limit, func(n numbered[T]) string { return strconv.FormatInt(n.seq, 10) }, func(n numbered[T]) T { return n.item })
 }
 
 // when is a time as the tables hold it, for JSON: nil for none.

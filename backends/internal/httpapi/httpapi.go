@@ -237,6 +237,23 @@ type Page[T any] struct {
 	NextCursor string `json:"next_cursor,omitempty"`
 }
 
+// PageFrom is a page of at most limit rows, of which one more was read if there was one. cursor is where
+// the next page goes on after a row, view what is shown of it.
+func PageFrom[R, T any](rows []R, limit int, cursor func(R) string, view func(R) T) Page[T] {
+	p := Page[T]{Items: make([]T, 0, min(limit, len(rows)))}
+	if len(rows) > limit {
+		rows = rows[:limit]
+		p.NextCursor = cursor(rows[limit-1])
+	}
+	for _, row := range rows {
+		p.Items = append(p.Items, view(row))
+	}
+	return p
+}
+
+// Itself is the view of a row that is shown as it is.
+func Itself[T any](row T) T { return row }
+
 // PageOf reads ?limit= (1 to 1000, default 50) and ?cursor= (opaque, empty for the first page).
 func PageOf(r *http.Request) (limit int, cursor string, err error) {
 	q := r.URL.Query()
