@@ -1,71 +1,29 @@
 package jwtauth_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
-// TestMain lets the test binary be the gateway's command line, so that tests see real exit codes.
-func TestMain(m *testing.M) {
-	if os.Getenv("JWTAUTH_TEST_COMMAND") != "" {
-		caddycmd.Main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// gatehouse runs a command and returns its output, its errors and its exit code.
-func gatehouse(t *testing.T, in string, args ...string) (string, string, int) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "JWTAUTH_TEST_COMMAND=1", "XDG_CONFIG_HOME="+t.TempDir())
-	var out, errs bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(in), &out, &errs
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
+// TestMain lets the test binary be the gateway's command line.
+func TestMain(m *testing.M) { modtest.Main(m) }
 
 // serve runs a configuration with an admin endpoint until the test ends, or another one is served. It
 // returns the addresses of both.
 func serve(t *testing.T, site string) (url, admin string) {
 	t.Helper()
-	admin = "127.0.0.1:" + freePort(t)
-	port := freePort(t)
-	raw, err := modtest.Adapt(fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tpersist_config off\n\tmetrics\n\tgatehouse {\n\t\tdata_dir %s\n\t\tprofile off\n\t}\n}\nhttp://127.0.0.1:%s {\n%s\n}\n", admin, t.TempDir(), port, site))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = caddy.Load(raw, true); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = caddy.Stop() })
+	admin = "127.0.0.1:" + modtest.FreePort(t)
+	port := modtest.FreePort(t)
+	modtest.Serve(t, fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tpersist_config off\n\tmetrics\n\tgatehouse {\n\t\tdata_dir %s\n\t\tprofile off\n\t}\n}\nhttp://127.0.0.1:%s {\n%s\n}\n", admin, t.TempDir(), port, site))
 	return "http://127.0.0.1:" + port, admin
 }
 
@@ -186,19 +144,19 @@ func TestExplainAndUsage(t *testing.T) {
 		})
 	}
 
-	out, _, code := gatehouse(t, valid+"\n", "jwt", "explain", "-", "--address", admin)
+	out, _, code := modtest.Command(t, valid+"\n", "jwt", "explain", "-", "--address", admin)
 	if code != 0 || !strings.Contains(out, "The token passes") || !strings.Contains(out, "signature") || strings.Contains(out, valid[:20]) {
 		t.Errorf("jwt explain: got %d\n%s", code, out)
 	}
-	if out, _, code = gatehouse(t, "", "jwt", "explain", "nonsense", "--json", "--address", admin); code != 1 || !json.Valid([]byte(out)) {
+	if out, _, code = modtest.Command(t, "", "jwt", "explain", "nonsense", "--json", "--address", admin); code != 1 || !json.Valid([]byte(out)) {
 		t.Errorf("jwt explain of nonsense: got %d %s", code, out)
 	}
 	for _, args := range [][]string{{"jwt", "explain"}, {"jwt", "explain", " "}, {"keys", "usage", "x"}} {
-		if _, _, code = gatehouse(t, "", append(args, "--address", admin)...); code != 2 {
+		if _, _, code = modtest.Command(t, "", append(args, "--address", admin)...); code != 2 {
 			t.Errorf("%v: got the exit code %d, want 2", args, code)
 		}
 	}
-	if _, _, code = gatehouse(t, "", "keys", "usage", "--address", "127.0.0.1:1"); code != 3 {
+	if _, _, code = modtest.Command(t, "", "keys", "usage", "--address", "127.0.0.1:1"); code != 3 {
 		t.Errorf("without a gateway: got the exit code %d, want 3", code)
 	}
 	if status, _ := send(t, http.MethodPost, "http://"+admin+"/gatehouse/jwt/explain", `{"tokn":"`+valid+`"}`); status != 400 {
@@ -233,7 +191,7 @@ func TestExplainAndUsage(t *testing.T) {
 			}
 		}
 	}
-	if out, _, code = gatehouse(t, "", "keys", "usage", "--address", admin); !found || code != 0 || !strings.Contains(out, "REQUESTS 24H") || !strings.Contains(out, "r1") {
+	if out, _, code = modtest.Command(t, "", "keys", "usage", "--address", admin); !found || code != 0 || !strings.Contains(out, "REQUESTS 24H") || !strings.Contains(out, "r1") {
 		t.Errorf("keys usage: got %d\n%s\n%s", code, out, answer)
 	}
 
@@ -253,7 +211,7 @@ func TestExplainAndUsage(t *testing.T) {
 
 // The provider of Caddy's own handler decides as the directive does.
 func TestAuthenticator(t *testing.T) {
-	port := freePort(t)
+	port := modtest.FreePort(t)
 	adapted, err := modtest.Adapt(`{
 		admin off
 		auto_https off

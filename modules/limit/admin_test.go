@@ -1,7 +1,6 @@
 package limit_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,53 +8,25 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
-// TestMain lets the test binary be the gateway's command line, so that tests see real exit codes.
-func TestMain(m *testing.M) {
-	if os.Getenv("LIMIT_TEST_COMMAND") != "" {
-		caddycmd.Main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// gatehouse runs a command and returns its output, its errors and its exit code.
-func gatehouse(t *testing.T, in string, args ...string) (string, string, int) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "LIMIT_TEST_COMMAND=1", "XDG_CONFIG_HOME="+t.TempDir())
-	var out, errs bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(in), &out, &errs
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
-}
+// TestMain lets the test binary be the gateway's command line.
+func TestMain(m *testing.M) { modtest.Main(m) }
 
 // serve runs a configuration with an admin endpoint until the test ends. It returns the addresses of both.
 func serve(t *testing.T, dir, site string) (url, admin string) {
 	t.Helper()
-	admin = "127.0.0.1:" + freePort(t)
-	port := freePort(t)
-	raw, err := modtest.Adapt(fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tpersist_config off\n\tgatehouse {\n\t\tdata_dir %s\n\t\tprofile off\n\t}\n}\nhttp://127.0.0.1:%s {\n%s\n}\n", admin, dir, port, site))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = caddy.Load(raw, true); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = caddy.Stop() })
+	admin = "127.0.0.1:" + modtest.FreePort(t)
+	port := modtest.FreePort(t)
+	modtest.Serve(t, fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tpersist_config off\n\tgatehouse {\n\t\tdata_dir %s\n\t\tprofile off\n\t}\n}\nhttp://127.0.0.1:%s {\n%s\n}\n", admin, dir, port, site))
 	return "http://127.0.0.1:" + port, admin
 }
 
@@ -112,7 +83,7 @@ func TestCommandsShowAndResetAKey(t *testing.T) {
 	for range 6 {
 		get(t, url, "X-Tenant", "acme")
 	}
-	out, errs, code := gatehouse(t, "", "limits", "show", "acme", "--address", admin, "--json")
+	out, errs, code := modtest.Command(t, "", "limits", "show", "acme", "--address", admin, "--json")
 	var got struct{ Items []map[string]any }
 	if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 || len(got.Items) != 1 {
 		t.Fatalf("got %d %s %s", code, out, errs)
@@ -121,10 +92,10 @@ func TestCommandsShowAndResetAKey(t *testing.T) {
 	if p["remaining"] != 0.0 || p["policy"] != "minute" || p["quota"] != 5.0 || p["window"] != "1h" {
 		t.Errorf("got %v", got)
 	}
-	if out, _, _ = gatehouse(t, "", "limits", "show", "acme", "--address", admin); !strings.Contains(out, "tenants") || !strings.Contains(out, "5/1h") {
+	if out, _, _ = modtest.Command(t, "", "limits", "show", "acme", "--address", admin); !strings.Contains(out, "tenants") || !strings.Contains(out, "5/1h") {
 		t.Errorf("got %s", out)
 	}
-	if out, errs, code = gatehouse(t, "", "limits", "reset", "acme", "--zone", "tenants", "--address", admin); code != 0 || out != "The key starts anew in: tenants\n" {
+	if out, errs, code = modtest.Command(t, "", "limits", "reset", "acme", "--zone", "tenants", "--address", admin); code != 0 || out != "The key starts anew in: tenants\n" {
 		t.Errorf("got %d %q %s", code, out, errs)
 	}
 	if got := get(t, url, "X-Tenant", "acme"); got != http.StatusOK {
@@ -147,7 +118,7 @@ func TestCommandsShowAndResetAKey(t *testing.T) {
 		{[]string{"limits", "simulate", "--policy", "1/1s", "--log", "/does/not/exist"}, 1, "cannot be read"},
 		{[]string{"limits", "simulate", "--policy", "1/1s", "--log", "-", "--by", "x"}, 2, "not in an access log"},
 	} {
-		if _, errs, code := gatehouse(t, "", test.args...); code != test.code || !strings.Contains(errs, test.want) {
+		if _, errs, code := modtest.Command(t, "", test.args...); code != test.code || !strings.Contains(errs, test.want) {
 			t.Errorf("%v: got %d %q, want %d and %q", test.args, code, errs, test.code, test.want)
 		}
 	}
@@ -341,15 +312,15 @@ func TestSimulateCommand(t *testing.T) {
 	if err := os.WriteFile(log, []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, errs, code := gatehouse(t, "", "limits", "simulate", "--log", log, "--policy", "2/1h")
+	out, errs, code := modtest.Command(t, "", "limits", "simulate", "--log", log, "--policy", "2/1h")
 	if code != 0 || !strings.HasPrefix(out, "3 of 5 requests would have been refused (60.0%), of 1 of 1 keys, from 2026-01-01T00:00:00Z") || !strings.Contains(out, "192.0.2.1  5") {
 		t.Errorf("got %d %s %s", code, out, errs)
 	}
-	out, _, code = gatehouse(t, b.String(), "limits", "simulate", "--log", "-", "--policy", "100/1h", "--json")
+	out, _, code = modtest.Command(t, b.String(), "limits", "simulate", "--log", "-", "--policy", "100/1h", "--json")
 	if code != 0 || !strings.Contains(out, `"refused":0`) {
 		t.Errorf("got %d %s", code, out)
 	}
-	if _, errs, code = gatehouse(t, "plain text\n", "limits", "simulate", "--log", "-", "--policy", "100/1h"); code != 1 || !strings.Contains(errs, "has no request in it") {
+	if _, errs, code = modtest.Command(t, "plain text\n", "limits", "simulate", "--log", "-", "--policy", "100/1h"); code != 1 || !strings.Contains(errs, "has no request in it") {
 		t.Errorf("got %d %s", code, errs)
 	}
 }

@@ -429,7 +429,7 @@ func TestAWarningComesOncePerWindow(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := modtest.Config(t, raw)
-	port := freePort(t)
+	port := modtest.FreePort(t)
 	httpApp := strings.ReplaceAll(string(cfg.AppsRaw["http"]), ":80", ":"+port)
 	cfg.AppsRaw["http"] = json.RawMessage(httpApp)
 	if err = caddy.Run(cfg); err != nil {

@@ -4,65 +4,29 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret/source"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
-// TestMain lets the test binary be the gateway's command line, so that tests see real exit codes.
-func TestMain(m *testing.M) {
-	if os.Getenv("SECRETS_TEST_COMMAND") != "" {
-		caddycmd.Main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// commandLine runs a command and returns its output, its errors and its exit code.
-func commandLine(t *testing.T, in string, args ...string) (string, string, int) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "SECRETS_TEST_COMMAND=1", "XDG_CONFIG_HOME="+t.TempDir())
-	var out, errs bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(in), &out, &errs
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
-}
+// TestMain lets the test binary be the gateway's command line.
+func TestMain(m *testing.M) { modtest.Main(m) }
 
 // serve runs a gateway with the global options until the test ends and returns its admin endpoint.
 func serve(t *testing.T, options string) (admin string) {
 	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin = l.Addr().String()
-	_ = l.Close()
-	raw, err := modtest.Adapt(fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tpersist_config off\n%s\n}\n", admin, options))
-	if err != nil {
-		t.Fatal(err)
-	}
+	admin = "127.0.0.1:" + modtest.FreePort(t)
+	raw := modtest.Serve(t, fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tpersist_config off\n%s\n}\n", admin, options))
 	if strings.Contains(string(raw), "sesame") {
 		t.Errorf("adapting shows a value: %s", raw)
 	}
-	if err = caddy.Load(raw, true); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = caddy.Stop() })
 	return admin
 }
 
@@ -87,7 +51,7 @@ func TestStatusAndRotate(t *testing.T) {
 	var said strings.Builder // by everything
 	run := func(in string, code int, args ...string) string {
 		t.Helper()
-		out, errs, got := commandLine(t, in, append(append([]string{"secrets"}, args...), "--address", admin)...)
+		out, errs, got := modtest.Command(t, in, append(append([]string{"secrets"}, args...), "--address", admin)...)
 		said.WriteString(out + errs)
 		if got != code {
 			t.Errorf("%v: exit code %d, want %d: %s%s", args, got, code, out, errs)
@@ -154,7 +118,7 @@ func TestStatusAndRotate(t *testing.T) {
 	if strings.Contains(said.String(), "sesame") {
 		t.Errorf("a value was printed: %s", said.String())
 	}
-	if _, errs, code := commandLine(t, "", "secrets", "status", "--address", "127.0.0.1:1"); code != 3 || !strings.Contains(errs, "no gateway answers") {
+	if _, errs, code := modtest.Command(t, "", "secrets", "status", "--address", "127.0.0.1:1"); code != 3 || !strings.Contains(errs, "no gateway answers") {
 		t.Errorf("without a gateway: %d, %s", code, errs)
 	}
 }
@@ -203,7 +167,7 @@ func TestRequestsThatAreWrong(t *testing.T) {
 
 func TestWithoutTheApp(t *testing.T) {
 	admin := serve(t, "")
-	if _, errs, code := commandLine(t, "", "secrets", "status", "--address", admin); code != 1 || !strings.Contains(errs, "has no secrets: name them in the global options") {
+	if _, errs, code := modtest.Command(t, "", "secrets", "status", "--address", admin); code != 1 || !strings.Contains(errs, "has no secrets: name them in the global options") {
 		t.Errorf("got %d, %s", code, errs)
 	}
 }

@@ -4,14 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
-
-	"github.com/caddyserver/caddy/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/integration/await"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
@@ -39,16 +36,6 @@ const withAdmin = `{
 	}
 }
 `
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
 
 func do(g *modtest.Gateway, method, path, body string, header ...string) (int, string) {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
@@ -87,17 +74,10 @@ func TestAdminAPIOverHTTPNeedsItsSecret(t *testing.T) {
 
 func TestTokensCommandRevokes(t *testing.T) {
 	t.Setenv("GATEHOUSE_TEST_ADMIN", "the admin's token")
-	address, site := freeAddress(t), freeAddress(t)
+	address, site := "127.0.0.1:"+modtest.FreePort(t), "127.0.0.1:"+modtest.FreePort(t)
 	data := t.TempDir()
-	raw, err := modtest.Adapt(strings.NewReplacer("@@address@@", address+"\n\tauto_https off\n\tpersist_config off", "@@data@@", data,
+	modtest.Serve(t, strings.NewReplacer("@@address@@", address+"\n\tauto_https off\n\tpersist_config off", "@@data@@", data,
 		":80 {", "http://"+site+" {", "2/1m", "50/1m", "4/1m", "50/1m").Replace(withAdmin))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = caddy.Load(raw, true); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = caddy.Stop() })
 	dir, at := []string{"--data-dir", data}, []string{"--address", address}
 	do := func(method, path, body string, header ...string) (int, string) {
 		r, _ := http.NewRequest(method, "http://"+site+path, strings.NewReader(body))
@@ -182,7 +162,7 @@ func TestTokensCommandRevokes(t *testing.T) {
 		"bad-time":          {append([]string{"tokens", "revoke", "--sub", "a", "--before", "soon"}, at...), 2, "is not a time"},
 		"time-of-a-jti":     {append([]string{"tokens", "revoke", "--jti", "a", "--before", "1h"}, at...), 1, "for sub alone"},
 		"unknown-id":        {append([]string{"tokens", "unrevoke", "rev_x"}, at...), 1, "no revocation"},
-		"no-gateway":        {[]string{"tokens", "revocations", "--address", freeAddress(t)}, 3, "no gateway"},
+		"no-gateway":        {[]string{"tokens", "revocations", "--address", "127.0.0.1:" + modtest.FreePort(t)}, 3, "no gateway"},
 		"no-change":         {append([]string{"users", "role", "ada@example.com"}, dir...), 2, "--role"},
 		"unknown-user":      {append([]string{"users", "logout", "eve@example.com"}, dir...), 1, "no user"},
 	} {

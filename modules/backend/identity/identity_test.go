@@ -1,19 +1,14 @@
 package identity_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
-
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"
@@ -22,14 +17,8 @@ import (
 	_ "github.com/gatehouse-proxy/gatehouse/modules/jwtauth"
 )
 
-// TestMain lets the test binary be the gateway's command line, so that tests see real exit codes.
-func TestMain(m *testing.M) {
-	if os.Getenv("GATEHOUSE_TEST_COMMAND") != "" {
-		caddycmd.Main()
-		return
-	}
-	os.Exit(m.Run())
-}
+// TestMain lets the test binary be the gateway's command line.
+func TestMain(m *testing.M) { modtest.Main(m) }
 
 type result struct {
 	stdout, stderr string
@@ -38,16 +27,8 @@ type result struct {
 
 func gatehouse(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "GATEHOUSE_TEST_COMMAND=1")
-	cmd.Stdin = strings.NewReader(stdin)
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err := cmd.Run()
-	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
-		t.Fatal(err)
-	}
-	return result{out.String(), errOut.String(), cmd.ProcessState.ExitCode()}
+	out, errs, code := modtest.Command(t, stdin, args...)
+	return result{out, errs, code}
 }
 
 func TestGolden(t *testing.T) { modtest.Golden(t, "testdata") }

@@ -2,34 +2,21 @@ package jobs_test
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
-// TestMain lets the test binary be the gateway's command line, so that tests see real exit codes.
-func TestMain(m *testing.M) {
-	if os.Getenv("JOBS_TEST_COMMAND") != "" {
-		caddycmd.Main()
-		return
-	}
-	os.Exit(m.Run())
-}
+// TestMain lets the test binary be the gateway's command line.
+func TestMain(m *testing.M) { modtest.Main(m) }
 
 // cli is a running gateway and its command line.
 type cli struct {
@@ -39,21 +26,11 @@ type cli struct {
 	fails *httptest.Server // answers 422 and why
 }
 
-func freePort(t *testing.T) string {
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
-
 // newCLI serves the jobs backend. The queue broken pushes to a target that refuses, the queue good to
 // one that takes.
 func newCLI(t *testing.T) *cli {
 	t.Helper()
-	c := &cli{t: t, admin: "127.0.0.1:" + freePort(t)}
+	c := &cli{t: t, admin: "127.0.0.1:" + modtest.FreePort(t)}
 	c.fails = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		if r.URL.Path == "/broken" {
@@ -62,9 +39,9 @@ func newCLI(t *testing.T) *cli {
 		}
 	}))
 	t.Cleanup(c.fails.Close)
-	port := freePort(t)
+	port := modtest.FreePort(t)
 	c.url = "http://127.0.0.1:" + port
-	raw, err := modtest.Adapt(fmt.Sprintf(`{
+	modtest.Serve(t, fmt.Sprintf(`{
 	admin %s
 	auto_https off
 	persist_config off
@@ -91,27 +68,13 @@ http://127.0.0.1:%[3]s {
 	backend jobs
 }
 `, c.admin, t.TempDir(), port, c.fails.URL))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = caddy.Load(raw, true); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = caddy.Stop() })
 	return c
 }
 
 // run runs a command and returns its output, its errors and its exit code.
 func (c *cli) run(in string, args ...string) (out, errs string, code int) {
 	c.t.Helper()
-	cmd := exec.CommandContext(c.t.Context(), os.Args[0], append(args, "--address", c.admin)...)
-	cmd.Env = append(os.Environ(), "JOBS_TEST_COMMAND=1", "XDG_CONFIG_HOME="+c.t.TempDir())
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(in), &stdout, &stderr
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		c.t.Fatal(err)
-	}
-	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+	return modtest.Command(c.t, in, append(args, "--address", c.admin)...)
 }
 
 // want runs a command of space-separated words that must print what the expression says.
@@ -200,7 +163,7 @@ func TestJobsCommands(t *testing.T) {
 			t.Errorf("gatehouse %v: exit code %d, %s%s; want %d and %q", e.args, code, out, errs, e.code, e.want)
 		}
 	}
-	nobody := &cli{t: t, admin: "127.0.0.1:" + freePort(t)}
+	nobody := &cli{t: t, admin: "127.0.0.1:" + modtest.FreePort(t)}
 	if _, errs, code := nobody.run("", "jobs", "ls", "--json"); code != 3 || !strings.HasPrefix(errs, `{"error":"no gateway answers`) {
 		t.Errorf("without a gateway: exit code %d, %s", code, errs)
 	}
@@ -235,8 +198,7 @@ func TestQueuesAndSchedulesCommands(t *testing.T) {
 func TestJobsTail(t *testing.T) {
 	c := newCLI(t)
 	c.want(`scheduled`, "jobs enqueue --queue good --delay 1h null")
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "jobs", "tail", "--interval", "100ms", "--for", "1m", "--address", c.admin)
-	cmd.Env = append(os.Environ(), "JOBS_TEST_COMMAND=1", "XDG_CONFIG_HOME="+t.TempDir())
+	cmd := modtest.Process(t, "jobs", "tail", "--interval", "100ms", "--for", "1m", "--address", c.admin)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
