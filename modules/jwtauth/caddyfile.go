@@ -32,8 +32,9 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 //	jwt_auth {
 //		secret       NAME                  # raw bytes for HS256, or a PEM PUBLIC KEY or PRIVATE KEY
 //		jwks         URL                   # https, or http on this machine
-//		jwks         file PATH
-//		key          file PATH             # a PEM public key
+//		jwks         file PATH             # read again when it changes, as is the next
+//		key          file PATH             # a public key in PEM, or a JWK
+//		key          TEXT                  # the same here in the configuration
 //		issuer       STRING                # iss to the letter; without keys a URL, whose metadata name them
 //		audience     STRING...             # aud must hold one of them
 //		algorithms   ALG...                # of those that the keys are for
@@ -141,10 +142,14 @@ func (t *Trusted) parseJWKS(d *caddyfile.Dispenser) error {
 
 func (t *Trusted) parseKey(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
-	if len(args) != 2 || args[0] != "file" {
-		return d.Err("key needs a file with a PEM public key, such as: key file /etc/issuer.pem; a symmetric key is a secret: secret NAME")
+	switch {
+	case len(args) == 1 && args[0] != "file":
+		t.Key = args[0]
+	case len(args) == 2 && args[0] == "file":
+		t.KeyFile = args[1]
+	default:
+		return d.Err("key needs a public key or a file with one, such as: key file /etc/issuer.pem; a symmetric key is a secret: secret NAME")
 	}
-	t.KeyFile = args[1]
 	return nil
 }
 

@@ -69,6 +69,7 @@ type found struct {
 	err   error
 	// redacted is what stood in the query, without the tokens; "" if there was none.
 	redacted string
+	outcome  outcome // what was decided
 }
 
 // find looks for the token, "" if there is none. It takes tokens out of the URL.

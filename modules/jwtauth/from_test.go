@@ -121,12 +121,14 @@ func TestTokenFromTheQueryIsSeenByNobody(t *testing.T) {
 					Logger  string
 					Status  int
 					Request struct{ URI string }
+					Read    *int   `json:"bytes_read"`
+					Outcome string `json:"jwt_auth"`
 				}
 				if json.Unmarshal(line, &entry) != nil || !strings.HasPrefix(entry.Logger, "http.log.access") {
 					continue
 				}
 				lines++
-				if !strings.HasSuffix(entry.Request.URI, "access_token=REDACTED") || entry.Status != c.status {
+				if !strings.HasSuffix(entry.Request.URI, "access_token=REDACTED") || entry.Status != c.status || entry.Read == nil || entry.Outcome == "" {
 					t.Errorf("got the access line %s", line)
 				}
 			}

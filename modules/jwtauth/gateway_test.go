@@ -1,13 +1,20 @@
 package jwtauth_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
 func TestRequestsWithoutOneBearerToken(t *testing.T) {
@@ -232,5 +239,53 @@ func TestTrailersCannotSendClaimHeaders(t *testing.T) {
 	got := <-app
 	if got.header.Get("X-User-Id") != "user-1" || got.trailer.Get("X-User-Id") != "" || got.trailer.Get("X-Checksum") != "kept" {
 		t.Errorf("the app got the header %q and the trailers %v", got.header.Get("X-User-Id"), got.trailer)
+	}
+}
+
+// The access log says what was decided and by whose keys, in words of the configuration.
+func TestAccessLogSaysWhatWasDecided(t *testing.T) {
+	path := keyFile(t, publicSet(t))
+	g := modtest.Start(t, strings.Replace(`{
+		gatehouse {
+			data_dir @@data@@
+		}
+		log {
+			output file @@data@@/log
+		}
+	}
+	:80 {
+		log
+		jwt_auth {
+			jwks file KEYS
+			optional
+		}
+		respond ok
+	}`, "KEYS", path, 1))
+	token := sign(t, r1, good(nil), keys().rsa)
+	for _, authorization := range []string{"Bearer " + token, "Bearer " + token, "", "Bearer x", "Bearer a b"} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		if authorization != "" {
+			r.Header.Set("Authorization", authorization)
+		}
+		ask(g, r)
+	}
+	log, err := os.ReadFile(filepath.Join(g.Dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range bytes.Lines(log) {
+		var entry struct {
+			Logger  string
+			Outcome string `json:"jwt_auth"`
+			Keys    string `json:"jwt_auth_keys"`
+		}
+		if json.Unmarshal(line, &entry) == nil && strings.HasPrefix(entry.Logger, "http.log.access") {
+			got = append(got, strings.TrimSpace(entry.Outcome+" "+entry.Keys))
+		}
+	}
+	want := []string{"ok file:" + path, "cached file:" + path, "anonymous", "malformed", "invalid_request"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

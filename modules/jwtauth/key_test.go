@@ -122,6 +122,48 @@ func TestParseSecret(t *testing.T) {
 	}
 }
 
+func TestKeysInTheConfiguration(t *testing.T) {
+	p256, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	spki, _ := x509.MarshalPKIXPublicKey(p256.Public())
+	pkcs8, _ := x509.MarshalPKCS8PrivateKey(p256)
+	block := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	for name, c := range map[string]struct {
+		in, algs string // "" if it must be refused
+		file     string // the same as a file
+	}{
+		"pem":          {block("PUBLIC KEY", spki), "ES256", "ES256"},
+		"indented-pem": {"\n  " + block("PUBLIC KEY", spki), "ES256", "ES256"},
+		"jwk":          {edJWK("a"), "EdDSA Ed25519", "EdDSA Ed25519"},
+		"private-pem":  {block("PRIVATE KEY", pkcs8), "", "ES256"},
+		"private-jwk":  {strings.Replace(edJWK("a"), `{`, `{"d":"AAAA",`, 1), "", "EdDSA Ed25519"},
+		"symmetric":    {`{"kty":"oct","k":"` + strings.Repeat("A", 64) + `"}`, "", ""},
+		"jwk-set":      {setOf(edJWK("a")), "", ""},
+		"encryption":   {strings.Replace(edJWK("x"), `{`, `{"use":"enc",`, 1), "", ""},
+		"torn-json":    {edJWK("a")[:20], "", ""},
+		"raw":          {strings.Repeat("k", 32), "", ""},
+		"empty":        {"", "", ""},
+	} {
+		for _, got := range []struct {
+			how, want string
+			parse     func() (*keySet, error)
+		}{
+			{"in the configuration", c.algs, func() (*keySet, error) { return inlineKey(c.in) }},
+			{"in a file", c.file, func() (*keySet, error) { return publicKey([]byte(c.in)) }},
+		} {
+			set, err := got.parse()
+			algs := ""
+			if err == nil {
+				algs = strings.Join(set.keys[0].algs, " ")
+			}
+			if algs != got.want {
+				t.Errorf("%s %s: got %q (%v), want %q", name, got.how, algs, err, got.want)
+			}
+		}
+	}
+}
+
 func TestParseJWKSSkipsWhatItCannotUse(t *testing.T) {
 	good := edJWK("good")
 	oct := `{"kty":"oct","kid":"o","k":"` + strings.Repeat("A", 64) + `"}`

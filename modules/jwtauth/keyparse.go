@@ -2,8 +2,10 @@ package jwtauth
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -75,12 +77,56 @@ func parsePEM(raw []byte) (key, error) {
 	return newKey("", "", k)
 }
 
-// parsePublicPEM reads a PEM file with one public key.
-func parsePublicPEM(raw []byte) (key, error) {
-	if !bytes.Contains(raw, []byte("-----BEGIN")) {
-		return key{}, errors.New("it is not a PEM block PUBLIC KEY; a JWK set is read by: jwks file PATH")
+// publicKey reads one public key, in PEM or as a JWK (RFC 7517 section 4).
+func publicKey(raw []byte) (*keySet, error) {
+	var k key
+	var err error
+	switch raw = bytes.TrimSpace(raw); {
+	case bytes.HasPrefix(raw, []byte("{")):
+		k, err = publicJWK(raw)
+	case bytes.Contains(raw, []byte("-----BEGIN")):
+		k, err = parsePEM(raw)
+	default:
+		err = errors.New("it is no public key: use a PEM block PUBLIC KEY or a JWK")
 	}
-	return parsePEM(raw)
+	return &keySet{keys: []key{k}}, err
+}
+
+func publicJWK(raw []byte) (key, error) {
+	var jwk struct {
+		Kty  string          `json:"kty"`
+		Keys json.RawMessage `json:"keys"`
+	}
+	switch err := json.Unmarshal(raw, &jwk); {
+	case err != nil:
+		return key{}, errors.New("the JWK is not well-formed JSON")
+	case len(jwk.Keys) > 0:
+		return key{}, errors.New("it is a JWK set, for which there is: jwks file PATH")
+	case jwk.Kty == string(jwkset.KtyOct):
+		return key{}, errors.New("it is a symmetric key, for which there is: secret NAME")
+	}
+	k, err := parseJWK(raw, false)
+	if err != nil {
+		return key{}, fmt.Errorf("the JWK cannot verify tokens: %w", err)
+	}
+	return k, nil
+}
+
+// inlineKey reads a public key that stands in the configuration, which is no place for a private one.
+func inlineKey(text string) (*keySet, error) {
+	var jwk struct {
+		D json.RawMessage `json:"d"`
+	}
+	if strings.Contains(text, "PRIVATE KEY-----") || json.Unmarshal([]byte(text), &jwk) == nil && len(jwk.D) > 0 {
+		return nil, errors.New("it is a private key, which must not stand in the configuration: name its public half here")
+	}
+	return publicKey([]byte(text))
+}
+
+// fingerprint is a name for a key that stands in the configuration.
+func fingerprint(text string) string {
+	sum := sha256.Sum256([]byte(strings.TrimSpace(text)))
+	return "key:" + hex.EncodeToString(sum[:4])
 }
 
 // parseJWKS reads a JWK set (RFC 7517 section 5). Keys that cannot verify tokens are skipped, and so

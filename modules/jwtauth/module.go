@@ -143,7 +143,7 @@ func (h *Handler) providers(ctx caddy.Context) (all []*provider, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if f, ok := s.(fixed); ok && len(t.Algorithms) > 0 && !f.set.any(newProvider(t, s, name).algs) {
+		if set := atHand(s); set != nil && len(t.Algorithms) > 0 && !set.any(newProvider(t, s, name).algs) {
 			return nil, fmt.Errorf("no key of %s is for one of the algorithms %v: leave algorithms out, or name those of the keys", name, t.Algorithms)
 		}
 		all = append(all, newProvider(t, s, name))
@@ -169,11 +169,18 @@ func (h *Handler) source(ctx caddy.Context, app *gatehouse.App, t Trusted) (sour
 		s, err := newSecretKeys(set, func(err error) { h.log.Error("a secret was changed to what cannot be used", zap.Error(err)) })
 		return s, "secret:" + t.Secret, err
 	case t.JWKSFile != "":
-		s, err := fileKeys(t.JWKSFile)
+		s, err := newFile(t.JWKSFile, h.slog(ctx), func(raw []byte) (*keySet, error) { return parseJWKS(raw, true) })
 		return s, "file:" + t.JWKSFile, err
 	case t.KeyFile != "":
-		s, err := pemKey(t.KeyFile)
+		s, err := newFile(t.KeyFile, h.slog(ctx), publicKey)
 		return s, "file:" + t.KeyFile, err
+	case t.Key != "":
+		set, err := inlineKey(t.Key)
+		if err != nil {
+			return nil, "", err
+		}
+		name := fingerprint(t.Key)
+		return fixed{set.counted(name)}, name, nil
 	}
 	p := place{url: t.JWKS, insecure: t.Insecure}
 	if t.JWKS == "" {
@@ -186,8 +193,13 @@ func (h *Handler) source(ctx caddy.Context, app *gatehouse.App, t Trusted) (sour
 	h.pooled = append(h.pooled, p)
 	r, dir := pooled.(*remote), app.Dir()
 	r.dir.Store(&dir)
-	r.log.Store(slog.New(zapslog.NewHandler(ctx.Logger().Core(), zapslog.WithName("http.handlers.jwt_auth"))))
+	r.log.Store(h.slog(ctx))
 	return view{r, t.staleFor()}, p.String(), nil
+}
+
+// slog is the handler's log for what outlives no Caddy type.
+func (*Handler) slog(ctx caddy.Context) *slog.Logger {
+	return slog.New(zapslog.NewHandler(ctx.Logger().Core(), zapslog.WithName("http.handlers.jwt_auth")))
 }
 
 // listings are the verifiers of each configuration that is in use, by its metrics registry.
@@ -225,7 +237,8 @@ func (a *Authenticator) Validate() error {
 
 // Authenticate says who the request is from.
 func (a *Authenticator) Authenticate(w http.ResponseWriter, r *http.Request) (caddyauth.User, bool, error) {
-	u, err := a.admit(r, a.verifier.policy.find(r))
+	f := a.verifier.policy.find(r)
+	u, err := a.admit(r, &f)
 	if err != nil {
 		if d, ok := err.(denial); ok { //nolint:errorlint // what admit returns is never wrapped
 			for name, values := range d.problem.Header {

@@ -68,3 +68,36 @@ func FuzzQuery(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAuthorization: what is taken for a token stands in the one header or in the one cookie, whole.
+func FuzzAuthorization(f *testing.F) {
+	for _, seed := range [][3]string{
+		{"Bearer a.b.c", "", ""}, {"bearer   a", "", ""}, {"Bearer", "", ""}, {"Bearer a b", "", ""}, {"Bearer a,b", "", ""}, {"Bearer\ta", "", ""},
+		{"Basic a", "", "session=a"}, {"Bearer a", "Bearer b", ""}, {"", "", "session=a; session=b"}, {"", "", `session="a"; x=y`}, {"\xff \x00", "\r\n", ";=;"},
+	} {
+		f.Add(seed[0], seed[1], seed[2])
+	}
+	header := Policy{From: []From{{In: inHeader}}}
+	jar := Policy{From: []From{{In: inCookie, Name: "session"}}}
+	f.Fuzz(func(t *testing.T, first, second, cookies string) {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header["Authorization"], r.Header["Cookie"] = []string{first}, []string{cookies}
+		if second != "" {
+			r.Header["Authorization"] = append(r.Header["Authorization"], second)
+		}
+		switch got := header.find(r); {
+		case got.err != nil && got.token != "":
+			t.Errorf("got the token %q and %v", got.token, got.err)
+		case got.token == "":
+		case second != "":
+			t.Errorf("got %q of two headers", got.token)
+		case !strings.EqualFold(first[:len("Bearer ")], "Bearer ") || strings.TrimLeft(first[len("Bearer "):], " ") != got.token || strings.ContainsAny(got.token, " ,\t"):
+			t.Errorf("got %q of %q", got.token, first)
+		}
+		switch got := jar.find(r); {
+		case got.token == "":
+		case got.err != nil || strings.Count(cookies, "session=") != 1 || !strings.Contains(cookies, got.token):
+			t.Errorf("got %q of the cookies %q (%v)", got.token, cookies, got.err)
+		}
+	})
+}

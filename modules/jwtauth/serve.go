@@ -2,6 +2,7 @@ package jwtauth
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -18,12 +21,12 @@ import (
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	f := h.verifier.policy.find(r)
 	if f.redacted != "" {
-		return h.serveRedacted(w, r, f, next)
+		return h.serveRedacted(w, r, &f, next)
 	}
-	return h.serve(w, r, f, next)
+	return h.serve(w, r, &f, next)
 }
 
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, f found, next caddyhttp.Handler) error {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, f *found, next caddyhttp.Handler) error {
 	u, err := h.admit(r, f)
 	if err != nil {
 		return h.refuse.Error(w, r, err)
@@ -33,29 +36,54 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, f found, next ca
 }
 
 // admit deletes what the client must not send, and says who the request is from.
-func (h *Handler) admit(r *http.Request, f found) (*user, error) {
+func (h *Handler) admit(r *http.Request, f *found) (*user, error) {
 	h.verifier.headers.clear(r.Header)
 	h.verifier.headers.clearTrailer(r)
+	id, o, err := nobody, anonymous, error(nil)
 	switch {
 	case preflight(r):
-		counted[anonymous].Inc()
-		return &user{identity: nobody}, nil
 	case f.err != nil:
-		counted[invalidRequest].Inc()
-		return nil, f.err
+		o, err = invalidRequest, f.err
 	case f.token == "" && h.Optional:
-		counted[anonymous].Inc()
-		return &user{identity: nobody}, nil
 	case f.token == "":
-		counted[missingToken].Inc()
-		return nil, missing(h.where())
+		o, err = missingToken, missing(h.where())
+	default:
+		id, o, err = h.verifier.check(r.Context(), f.token, time.Now())
 	}
-	id, o, err := h.verifier.check(r.Context(), f.token, time.Now())
+	f.outcome = o
 	counted[o].Inc()
+	note(r, o, id)
 	if err != nil {
 		return nil, err
 	}
-	return &user{identity: id, token: f.token}, nil
+	u := &user{identity: id}
+	if id != nobody {
+		u.token = f.token
+	}
+	return u, nil
+}
+
+// The fields of the access log and the attributes of the trace that say what was decided. Their values
+// come from the configuration and from the list of outcomes.
+const (
+	outcomeField = "jwt_auth"
+	keysField    = "jwt_auth_keys"
+)
+
+// note says what was decided to the access log and to the trace, where there are such.
+func note(r *http.Request, o outcome, id *identity) {
+	ctx := r.Context()
+	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && srv != nil && srv.Logs != nil {
+		if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+			extra.Set(zap.Stringer(outcomeField, o))
+			if keys := id.keysOf(); keys != "" {
+				extra.Set(zap.String(keysField, keys))
+			}
+		}
+	}
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.SetAttributes(attribute.String(outcomeField, o.String()), attribute.String(keysField, id.keysOf()))
+	}
 }
 
 // annotate tells the handlers and the app behind who the request is from.
@@ -80,7 +108,7 @@ func (u *user) setHeaders(r *http.Request) {
 // serveRedacted serves a request whose token was in its URL. Caddy has taken the URL down for its logs
 // before any handler has its say, so the request is left out of the access log and gets a line here;
 // and as the log of errors has the URL too, an error goes to the site's error routes from here.
-func (h *Handler) serveRedacted(w http.ResponseWriter, r *http.Request, f found, next caddyhttp.Handler) error {
+func (h *Handler) serveRedacted(w http.ResponseWriter, r *http.Request, f *found, next caddyhttp.Handler) error {
 	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		cleared := *orig.URL
 		cleared.RawQuery, _ = h.splitQuery(cleared.RawQuery)
@@ -96,8 +124,10 @@ func (h *Handler) serveRedacted(w http.ResponseWriter, r *http.Request, f found,
 	loggers := h.loggers(r)
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	rec := caddyhttp.NewResponseRecorder(w, nil, nil)
+	body := &countingBody{ReadCloser: r.Body}
+	r.Body = body
 	start := time.Now()
-	defer func() { logRequest(loggers, logged, rec, time.Since(start)) }()
+	defer func() { logRequest(loggers, logged, rec, body.n, f.outcome, time.Since(start)) }()
 	if err := h.serve(rec, r, f, next); err != nil {
 		h.fail(rec, r, logged, err)
 	}
@@ -172,8 +202,20 @@ func covers(pattern, host string) bool {
 	return slices.EqualFunc(p, h, func(pattern, label string) bool { return pattern == label || pattern == "*" })
 }
 
+// countingBody counts what is read of a request's body.
+type countingBody struct {
+	io.ReadCloser
+	n int
+}
+
+func (b *countingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n += n
+	return n, err
+}
+
 // logRequest writes the line of the access log, in the words of Caddy.
-func logRequest(loggers []*zap.Logger, r *http.Request, rec caddyhttp.ResponseRecorder, duration time.Duration) {
+func logRequest(loggers []*zap.Logger, r *http.Request, rec caddyhttp.ResponseRecorder, read int, o outcome, duration time.Duration) {
 	level := zapcore.InfoLevel
 	if rec.Status() >= http.StatusInternalServerError {
 		level = zapcore.ErrorLevel
@@ -187,7 +229,8 @@ func logRequest(loggers []*zap.Logger, r *http.Request, rec caddyhttp.ResponseRe
 		if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 			userID, _ = repl.GetString(placeholders + "id")
 		}
-		c.Write(zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: r}), zap.String("user_id", userID), zap.Duration("duration", duration),
-			zap.Int("size", rec.Size()), zap.Int("status", rec.Status()), zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: rec.Header()}))
+		c.Write(zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: r}), zap.Int("bytes_read", read), zap.String("user_id", userID),
+			zap.Duration("duration", duration), zap.Int("size", rec.Size()), zap.Int("status", rec.Status()),
+			zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: rec.Header()}), zap.Stringer(outcomeField, o))
 	}
 }

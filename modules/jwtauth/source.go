@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,44 +32,15 @@ func (f fixed) load(context.Context, time.Time) (*keySet, error)          { retu
 func (f fixed) newer(_ context.Context, _ time.Time, old *keySet) *keySet { return old }
 func (f fixed) fetched() time.Time                                        { return time.Time{} }
 
-// readFile is a file of keys.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("the file of keys cannot be read, create it or correct the path: %w", err)
+// atHand are the keys of a source that the configuration itself has, or a file; nil for other sources.
+func atHand(s source) *keySet {
+	switch s := s.(type) {
+	case fixed:
+		return s.set
+	case *file:
+		return s.set.Load()
 	}
-	defer func() { _ = f.Close() }()
-	raw, err := io.ReadAll(io.LimitReader(f, maxJWKS+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
-	}
-	return raw, nil
-}
-
-// fileKeys are the keys of a file with a JWK set.
-func fileKeys(path string) (source, error) {
-	raw, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	set, err := parseJWKS(raw, true)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return fixed{set.counted("file:" + path)}, nil
-}
-
-// pemKey is the public key in a PEM file.
-func pemKey(path string) (source, error) {
-	raw, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	k, err := parsePublicPEM(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return fixed{(&keySet{keys: []key{k}}).counted("file:" + path)}, nil
+	return nil
 }
 
 var errNoVersion = errors.New("the secret has no version that is in force")

@@ -128,6 +128,7 @@ func TestUnusableKeysAreRefusedAtTheStart(t *testing.T) {
 		"short-secret":   {"short", "secret jwt", "at least 32 bytes"},
 		"unknown-secret": {"0123456789abcdef0123456789abcdef", "secret jtw", "jwt"},
 		"no-file":        {"x", "jwks file " + missing, "cannot be read"},
+		"symmetric-key":  {"x", "key `{\"kty\":\"oct\",\"k\":\"0123456789\"}`", "secret NAME"},
 		"empty-set":      {"x", "jwks file " + keyFile(t, []byte(`{"keys":[]}`)), "can verify tokens"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 const maxStale = 7 * 24 * time.Hour
 
 // Trusted is an issuer whose tokens are accepted, and where its keys come from: one at most of
-// Secret, JWKS, JWKSFile and KeyFile. With none of them Issuer is a URL, and its metadata say where
+// Secret, JWKS, JWKSFile, KeyFile and Key. With none of them Issuer is a URL, and its metadata say where
 // the keys are: ISSUER/.well-known/openid-configuration, or the document of RFC 8414 if there is no such.
 type Trusted struct {
 	// Issuer is what the claim iss must be, to the letter: a slash at the end counts. Default: with the
@@ -35,10 +35,13 @@ type Trusted struct {
 	// needs it, and again every 10 min (Cache-Control: max-age of the answer, kept between 5 min and
 	// 24 h) and for an unknown kid, at most every 30 s. The last good set is kept in the data directory.
 	JWKS string `json:"jwks,omitempty"`
-	// JWKSFile is the path of a file with a JWK set. It is read when the configuration is loaded.
+	// JWKSFile is the path of a file with a JWK set. It is read again every 5 s while requests come, and
+	// for an unknown kid, at most once a second; one that cannot be used changes nothing.
 	JWKSFile string `json:"jwks_file,omitempty"`
-	// KeyFile is the path of a PEM file with one public key. It is read when the configuration is loaded.
+	// KeyFile is the path of a file with one public key, in PEM or as a JWK. It is read again as JWKSFile is.
 	KeyFile string `json:"key_file,omitempty"`
+	// Key is a public key itself, in PEM or as a JWK. A symmetric or a private one is refused.
+	Key string `json:"key,omitempty"`
 	// StaleFor is how long fetched keys serve on after the time at which they should have been fetched
 	// again, while their server fails; 0s to 168h. Then the answer is 503. Default: 12h.
 	StaleFor *unit.Duration `json:"stale_for,omitempty"`
@@ -48,7 +51,7 @@ type Trusted struct {
 
 // sources is how many sources of keys are named.
 func (t *Trusted) sources() (given int) {
-	for _, s := range []string{t.Secret, t.JWKS, t.JWKSFile, t.KeyFile} {
+	for _, s := range []string{t.Secret, t.JWKS, t.JWKSFile, t.KeyFile, t.Key} {
 		if s != "" {
 			given++
 		}
@@ -60,7 +63,7 @@ func (t *Trusted) sources() (given int) {
 func (t *Trusted) Validate() error {
 	switch {
 	case t.sources() > 1:
-		return errors.New("jwt_auth takes the keys of an issuer from one place: keep one of secret, jwks URL, jwks file and key file")
+		return errors.New("jwt_auth takes the keys of an issuer from one place: keep one of secret, jwks URL, jwks file, key file and key")
 	case slices.Contains(t.Audience, ""):
 		return errors.New("audience must not be empty")
 	case t.StaleFor != nil && (*t.StaleFor < 0 || t.StaleFor.Std() > maxStale):
@@ -72,6 +75,11 @@ func (t *Trusted) Validate() error {
 		}
 		if !accepted(alg) {
 			return errors.New("algorithms: " + dispense.Unknown("algorithm", alg, allAlgs))
+		}
+	}
+	if t.Key != "" {
+		if _, err := inlineKey(t.Key); err != nil {
+			return fmt.Errorf("key: %w", err)
 		}
 	}
 	if t.JWKS != "" {

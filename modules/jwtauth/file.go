@@ -1,0 +1,113 @@
+package jwtauth
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// lookEvery is how often a file of keys is read again while requests come.
+	lookEvery = 5 * time.Second
+	// lookSoonest is the least time between two reads that tokens of unknown keys cause.
+	lookSoonest = time.Second
+)
+
+// file are the keys in a file on this machine. What replaces them there is in force within lookEvery,
+// a key that they lack before, as soon as a token comes with it. A file that cannot be used changes nothing.
+type file struct {
+	path  string
+	parse func([]byte) (*keySet, error)
+	log   *slog.Logger
+
+	set    atomic.Pointer[keySet]
+	looked atomic.Int64 // unix nanoseconds of the last look
+
+	mu     sync.Mutex
+	sum    [sha256.Size]byte // of what the set was made of
+	failed bool              // the last look brought nothing that can be used
+}
+
+// newFile reads the file. One that cannot be used now is an error.
+func newFile(path string, log *slog.Logger, parse func([]byte) (*keySet, error)) (*file, error) {
+	f := &file{path: path, parse: parse, log: log}
+	f.looked.Store(time.Now().UnixNano())
+	return f, f.read()
+}
+
+// read puts in force what the file holds.
+func (f *file) read() error {
+	raw, err := readFile(f.path)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sum := sha256.Sum256(raw)
+	if f.set.Load() != nil && sum == f.sum {
+		return nil // tokens that the set verified stay verified
+	}
+	set, err := f.parse(raw)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
+	}
+	f.sum = sum
+	f.set.Store(set.counted("file:" + f.path))
+	return nil
+}
+
+// look reads the file if that was not done for so long, and nobody is at it.
+func (f *file) look(now time.Time, least time.Duration) {
+	last := f.looked.Load()
+	if now.UnixNano()-last < int64(least) || !f.looked.CompareAndSwap(last, now.UnixNano()) {
+		return
+	}
+	err := f.read()
+	f.mu.Lock()
+	changed := f.failed != (err != nil)
+	f.failed = err != nil
+	f.mu.Unlock()
+	switch {
+	case !changed:
+	case err != nil:
+		f.log.Warn("a file of keys cannot be used, the keys read last stay in force", "file", f.path, "error", err)
+	default:
+		f.log.Info("a file of keys can be used again", "file", f.path)
+	}
+}
+
+func (f *file) current(now time.Time) *keySet {
+	if now.UnixNano()-f.looked.Load() >= int64(lookEvery) {
+		go f.look(now, lookEvery)
+	}
+	return f.set.Load()
+}
+
+func (f *file) load(_ context.Context, now time.Time) (*keySet, error) { return f.current(now), nil }
+
+func (f *file) newer(_ context.Context, now time.Time, _ *keySet) *keySet {
+	f.look(now, lookSoonest)
+	return f.set.Load()
+}
+
+func (f *file) fetched() time.Time { return time.Time{} }
+
+// readFile is a file of keys.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("the file of keys cannot be read, create it or correct the path: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(f, maxJWKS+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return raw, nil
+}
