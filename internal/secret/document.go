@@ -151,12 +151,12 @@ func parseTime(s string) (time.Time, error) {
 	return t, nil
 }
 
-// Format is the versions document of the versions, which Parse reads.
+// Format is the versions document of the versions. Parse reads it: what it would refuse is an error.
 func Format(versions []Version) ([]byte, error) {
 	doc := document{Versions: []entry{}}
 	for _, v := range versions {
 		if !utf8.Valid(v.Value.Reveal()) {
-			return nil, fmt.Errorf("the version %.80q is no text, which a versions document cannot hold", v.Label)
+			return nil, fmt.Errorf("the version %.80q is no text, which a versions document cannot hold: write the new value by hand", v.Label)
 		}
 		e := entry{Label: v.Label, Value: string(v.Value.Reveal())}
 		if !v.ActiveFrom.IsZero() {
@@ -173,6 +173,12 @@ func Format(versions []Version) ([]byte, error) {
 	enc.SetIndent("", "\t")
 	if err := enc.Encode(doc); err != nil {
 		return nil, fmt.Errorf("encoding the versions: %w", err)
+	}
+	if b.Len() > MaxContent {
+		return nil, fmt.Errorf("the versions would have more than %d KiB: remove those whose time is over", MaxContent>>10)
+	}
+	if _, err := Parse("", b.Bytes()); err != nil {
+		return nil, fmt.Errorf("the new versions could not be read again: %w", err)
 	}
 	return b.Bytes(), nil
 }

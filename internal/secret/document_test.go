@@ -103,6 +103,14 @@ func TestFormatIsReadBack(t *testing.T) {
 	if _, err = Format([]Version{{Label: "a", Value: NewValue([]byte("sesame\xff"))}}); err == nil || strings.Contains(err.Error(), "sesame") {
 		t.Errorf("bytes that are no text: %v", err)
 	}
+	for want, bad := range map[string]Version{
+		"would have more than 64 KiB": {Label: "a", Value: NewValue(bytes.Repeat([]byte("s"), MaxContent))},
+		"could not be read again":     {Label: strings.Repeat("a", maxLabel+1), Value: NewValue([]byte("sesame"))},
+	} {
+		if _, err = Format([]Version{bad}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "sesame") {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
 }
 
 func FuzzParse(f *testing.F) {
@@ -127,14 +135,13 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		again, err := Format(versions)
-		if err != nil { // no text
+		if err != nil { // no text, or too large
+			if strings.Contains(err.Error(), "read again") {
+				t.Errorf("%q: %v", content, err)
+			}
 			return
 		}
 		back, err := Parse("x", again)
-		if len(again) > MaxContent {
-			return
-		}
-		// A value of blanks alone can stand by itself only.
 		if err != nil || len(back) != len(versions) || !bytes.Equal(back[0].Value.Reveal(), versions[0].Value.Reveal()) {
 			t.Errorf("%q is written as %q, which is read as %v, %v", content, again, back, err)
 		}

@@ -50,3 +50,11 @@ func (Value) LogValue() slog.Value { return slog.StringValue(redacted) }
 type Fetcher interface {
 	Fetch(ctx context.Context) ([]Version, error)
 }
+
+// Store is where a set is kept that can also be written to.
+type Store interface {
+	Fetcher
+	// Change replaces the versions by what by makes of them, newest first, and lets no other change come
+	// between. If it fails the old versions are in force, or it says that this is not known.
+	Change(ctx context.Context, by func(old []Version) ([]Version, error)) error
+}

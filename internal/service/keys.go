@@ -91,7 +91,7 @@ func (n *Node) openKey(ctx context.Context, name string, generate func() ([]byte
 		if _, err := keyFile(path, generate); err != nil {
 			return nil, err
 		}
-		return source.Open(name, source.Source{File: path}, n.log)
+		return source.OpenFile(name, path, n.log)
 	}
 	_, err := sharedKeyBytes(ctx, n.DB, name, func() ([]byte, error) {
 		b, err := os.ReadFile(path)

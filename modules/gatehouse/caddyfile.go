@@ -57,7 +57,10 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 //			address   URL
 //			namespace NAME
 //			field     NAME
-//			auth      approle ROLE_ID_FILE SECRET_ID_FILE | kubernetes ROLE [MOUNT] | token_file PATH
+//			auth      approle ROLE_ID_FILE SECRET_ID_FILE [MOUNT]  # one of the three
+//			auth      kubernetes ROLE [MOUNT [TOKEN_FILE]]         # the file of the service account's token
+//			auth      token_file PATH
+//			mount     PATH           # of the store, if it has a slash; then secret NAME vault PATH_BELOW_IT
 //			ca        PATH
 //		}
 //		secret   NAME aws SECRET_ID {    # AWS Secrets Manager; also overlap and poll
@@ -147,6 +150,9 @@ func (a *App) parseSecret(d *caddyfile.Dispenser) error {
 	if err := dispense.Block(d, "secret "+name+" "+kind, options...); err != nil {
 		return err
 	}
+	if s.Vault != nil && s.Vault.Mount != "" {
+		s.Vault.Path = s.Vault.Mount + "/" + arg
+	}
 	if err := s.Validate(); err != nil {
 		return fmt.Errorf("secret %s: %w, at %s", name, err, s.At)
 	}
@@ -163,8 +169,20 @@ func vaultOptions(c *vault.Config) []dispense.Option {
 		{Name: "namespace", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.Namespace) }},
 		{Name: "field", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.Field) }},
 		{Name: "auth", Parse: func(d *caddyfile.Dispenser) error { return parseVaultAuth(d, c) }},
+		{Name: "mount", Parse: func(d *caddyfile.Dispenser) error { return parseMount(d, &c.Mount) }},
 		{Name: "ca", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &c.CA) }},
 	}
+}
+
+// parseMount reads where the key-value store is mounted.
+func parseMount(d *caddyfile.Dispenser, mount *string) error {
+	if err := dispense.String(d, mount); err != nil {
+		return err
+	}
+	if path := strings.Trim(*mount, "/"); path != *mount || path == "" {
+		return d.Errf("mount %s: write it without a slash before or after it, such as: mount teams/a/kv", *mount)
+	}
+	return nil
 }
 
 func parseVaultAuth(d *caddyfile.Dispenser, c *vault.Config) error {
@@ -175,18 +193,17 @@ func parseVaultAuth(d *caddyfile.Dispenser, c *vault.Config) error {
 	method, args := args[0], args[1:]
 	switch method {
 	case "approle":
-		if len(args) != 2 {
-			return d.Err("auth approle needs the file of the role ID and that of the secret ID, such as: auth approle /run/secrets/role-id /run/secrets/secret-id")
+		if len(args) != 2 && len(args) != 3 {
+			return d.Err("auth approle needs the file of the role ID and that of the secret ID, and may have a mount, such as: auth approle /run/secrets/role-id /run/secrets/secret-id")
 		}
-		c.AppRole = &vault.AppRole{RoleIDFile: args[0], SecretIDFile: args[1]}
+		c.AppRole = &vault.AppRole{RoleIDFile: args[0], SecretIDFile: args[1], Mount: at(args, 2)}
+		return checkAuthMount(d, c.AppRole.Mount, "auth approle /run/secrets/role-id /run/secrets/secret-id approle")
 	case "kubernetes":
-		if len(args) != 1 && len(args) != 2 {
-			return d.Err("auth kubernetes needs a role, and may have a mount, such as: auth kubernetes gatehouse")
+		if len(args) < 1 || len(args) > 3 {
+			return d.Err("auth kubernetes needs a role, and may have a mount and the file of the token, such as: auth kubernetes gatehouse")
 		}
-		c.Kubernetes = &vault.Kubernetes{Role: args[0]}
-		if len(args) == 2 {
-			c.Kubernetes.Mount = args[1]
-		}
+		c.Kubernetes = &vault.Kubernetes{Role: args[0], Mount: at(args, 1), TokenFile: at(args, 2)}
+		return checkAuthMount(d, c.Kubernetes.Mount, "auth kubernetes gatehouse kubernetes /var/run/secrets/vault/token")
 	case "token_file":
 		if len(args) != 1 {
 			return d.Err("auth token_file needs the file of the token, such as: auth token_file /run/secrets/vault-token")
@@ -194,6 +211,22 @@ func parseVaultAuth(d *caddyfile.Dispenser, c *vault.Config) error {
 		c.TokenFile = args[0]
 	default:
 		return d.Errf("%s", dispense.Unknown("method of auth", method, []string{"approle", "kubernetes", "token_file"}))
+	}
+	return nil
+}
+
+// at is the argument of that index, or "" if there is none.
+func at(args []string, i int) string {
+	if i < len(args) {
+		return args[i]
+	}
+	return ""
+}
+
+// checkAuthMount tells the mount of a method from a file, and from a path with auth/; example shows the form.
+func checkAuthMount(d *caddyfile.Dispenser, mount, example string) error {
+	if strings.HasPrefix(mount, "/") || strings.HasPrefix(mount, "auth/") {
+		return d.Errf("%s stands where the mount of the method does, which begins with neither / nor auth/, such as: %s", mount, example)
 	}
 	return nil
 }

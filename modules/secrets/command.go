@@ -26,8 +26,9 @@ func init() {
 		Long: `
 Shows the versions of the running gateway's secrets and of the keys that it has made itself:
 which are active, when each was last used, and which old one is safe to retire. Rotates a
-secret that is kept in a file or a directory, or a key: a new version signs from then on,
-and those before it go on verifying for the overlap. No value is ever printed.
+secret that is kept in a file, a directory, Vault or AWS Secrets Manager, or a key: a new
+version signs from then on, or as soon as all gateways know it, and those before it go on
+verifying for the overlap. No value is ever printed.
 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way, 3 no gateway answers at the address.
 `,

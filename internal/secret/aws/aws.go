@@ -1,4 +1,4 @@
-// Package aws reads a secret set from AWS Secrets Manager.
+// Package aws reads a secret set from AWS Secrets Manager, and writes it.
 package aws
 
 import (
@@ -28,11 +28,15 @@ const (
 	// requestTimeout bounds a fetch whose context has no nearer end, the tries of the SDK included.
 	requestTimeout = 30 * time.Second
 	maxSecretID    = 2048
+	// maxName is how much of a secret's name, in bytes, a label shows: its end.
+	maxName = 50
 )
 
 // Config says which secret it is. The credentials are those that the AWS SDK finds: environment
 // variables, shared files, a web identity, the container's or the instance's role. They need
-// secretsmanager:GetSecretValue on the secret, and kms:Decrypt if it has a key of its own.
+// secretsmanager:GetSecretValue on the secret, and kms:Decrypt if it has a key of its own. To rotate it
+// they need secretsmanager:PutSecretValue, secretsmanager:UpdateSecretVersionStage and
+// kms:GenerateDataKey besides.
 type Config struct {
 	// SecretID is the secret's name or whole ARN. Required.
 	SecretID string `json:"secret_id"`
@@ -77,12 +81,12 @@ func (c Config) region() string {
 type store struct {
 	Config
 	now  func() time.Time
-	turn chan struct{} // holds the one fetch under way, which alone uses what follows
+	turn chan struct{} // holds the one fetch or change under way, which alone uses what follows
 	api  *secretsmanager.Client
 }
 
 // New is the set's source. It looks for credentials and asks the service when it is first read.
-func New(c Config) (secret.Fetcher, error) {
+func New(c Config) (secret.Store, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -93,36 +97,52 @@ func New(c Config) (secret.Fetcher, error) {
 func (s *store) Fetch(ctx context.Context) ([]secret.Version, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	if err := s.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer s.end()
+	_, versions, err := s.versions(ctx)
+	return versions, err
+}
+
+// begin waits until nobody else uses the store, and connects it.
+func (s *store) begin(ctx context.Context) error {
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for the fetch before: %w", ctx.Err())
+		return fmt.Errorf("waiting for the fetch before: %w", ctx.Err())
 	}
-	defer func() { <-s.turn }()
-	if err := s.connect(ctx); err != nil {
-		return nil, err
-	}
-	now, err := s.get(ctx, current)
+	err := s.connect(ctx)
 	if err != nil {
-		return nil, err
+		s.end()
 	}
-	versions, err := s.parse(now)
-	until := aws.ToTime(now.CreatedDate).Add(s.Overlap.Std())
-	if err != nil || s.Overlap <= 0 || !until.After(s.now()) {
-		return versions, err
+	return err
+}
+
+func (s *store) end() { <-s.turn }
+
+// versions are those of AWSCURRENT, and of AWSPREVIOUS while the overlap keeps it.
+func (s *store) versions(ctx context.Context) (now *secretsmanager.GetSecretValueOutput, versions []secret.Version, err error) {
+	if now, err = s.get(ctx, current); err != nil {
+		return nil, nil, err
+	}
+	versions, err = s.parse(now)
+	created := aws.ToTime(now.CreatedDate)
+	if err != nil || s.Overlap <= 0 || !created.Add(s.Overlap.Std()).After(s.now()) {
+		return now, versions, err
 	}
 	before, err := s.get(ctx, previous)
 	if errors.Is(err, errNotFound) { // it has never been rotated
-		return versions, nil
+		return now, versions, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// What cannot be read of it is no reason to refuse the current one.
 	if replaced, err := s.parse(before); err == nil {
-		versions = remote.Before(versions, replaced, until, s.label(before))
+		versions = remote.Before(versions, replaced, created, s.Overlap.Std(), s.label(before))
 	}
-	return versions, nil
+	return now, versions, nil
 }
 
 // connect makes the client, with the credentials that are found now.
@@ -164,19 +184,18 @@ func (s *store) label(out *secretsmanager.GetSecretValueOutput) string {
 	if name == "" {
 		name = s.SecretID
 	}
+	if cut := len(name) - maxName; cut > 0 {
+		name = name[cut:]
+	}
 	return "aws:" + name + "#" + aws.ToString(out.VersionId)
 }
 
 func (s *store) parse(out *secretsmanager.GetSecretValueOutput) ([]secret.Version, error) {
-	content := out.SecretBinary
-	if out.SecretString != nil {
-		content = []byte(*out.SecretString)
-	}
+	content := whole(out)
 	where := fmt.Sprintf("%s in AWS Secrets Manager", s.SecretID)
 	if s.Field != "" {
-		var fields map[string]json.RawMessage
-		err := remote.ErrNoObject
-		if json.Unmarshal(content, &fields) == nil && fields != nil {
+		fields, err := members(content)
+		if err == nil {
 			content, err = remote.Field(fields, s.Field)
 		}
 		if err != nil {
@@ -189,6 +208,23 @@ func (s *store) parse(out *secretsmanager.GetSecretValueOutput) ([]secret.Versio
 		return nil, fmt.Errorf("%s: %w", where, err)
 	}
 	return versions, nil
+}
+
+// whole is all of a version's content.
+func whole(out *secretsmanager.GetSecretValueOutput) []byte {
+	if out.SecretString != nil {
+		return []byte(*out.SecretString)
+	}
+	return out.SecretBinary
+}
+
+// members are the fields of a JSON secret.
+func members(content []byte) (map[string]json.RawMessage, error) {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(content, &fields) != nil || fields == nil {
+		return nil, remote.ErrNoObject
+	}
+	return fields, nil
 }
 
 // unmoved follows no redirect, which the service does not use: the SDK's own client would believe

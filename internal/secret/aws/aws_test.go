@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,15 +21,21 @@ import (
 
 var start = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// double answers GetSecretValue as AWS Secrets Manager does, as far as its API reference describes it
+// double answers GetSecretValue, PutSecretValue and UpdateSecretVersionStage as AWS Secrets Manager does,
+// as far as its API reference describes them
 // (docs.aws.amazon.com/secretsmanager/latest/apireference, AWS JSON 1.1). It is written from it, as there
 // is no server of AWS to be had. It checks that a request is signed, not the signature.
 type double struct {
 	t      *testing.T
 	url    string
 	asked  atomic.Int64
-	stages map[string]map[string]any
 	answer http.HandlerFunc // in place of the rest
+
+	mu       sync.Mutex
+	stages   map[string]map[string]any
+	versions map[string]map[string]any // by ID, those that were put
+	calls    []string
+	cut      map[string]int // how many answers of an action are cut off when it is done
 }
 
 func newDouble(t *testing.T) *double {
@@ -40,7 +47,7 @@ func newDouble(t *testing.T) *double {
 	} {
 		t.Setenv(name, value)
 	}
-	d := &double{t: t, stages: map[string]map[string]any{}}
+	d := &double{t: t, stages: map[string]map[string]any{}, versions: map[string]map[string]any{}, cut: map[string]int{}}
 	s := httptest.NewServer(d)
 	t.Cleanup(s.Close)
 	d.url = s.URL
@@ -60,21 +67,93 @@ func (d *double) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.answer(w, r)
 		return
 	}
-	if got := r.Header.Get("X-Amz-Target"); got != "secretsmanager.GetSecretValue" {
-		d.t.Errorf("the target is %q", got)
+	d.serve(w, r)
+}
+
+func (d *double) serve(w http.ResponseWriter, r *http.Request) {
+	action, ok := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager.")
+	if !ok {
+		d.t.Errorf("the target is %q", r.Header.Get("X-Amz-Target"))
 	}
 	if auth := r.Header.Get("Authorization"); !strings.Contains(auth, "AWS4-HMAC-SHA256 Credential=AKIAEXAMPLE/") || !strings.Contains(auth, "/eu-west-1/secretsmanager/aws4_request") {
 		d.t.Errorf("the signature is %q", auth)
 	}
-	var in struct{ SecretID, VersionStage string }
+	var in request
 	_ = json.NewDecoder(r.Body).Decode(&in)
-	out, ok := d.stages[in.VersionStage]
-	if !ok || !strings.HasSuffix(in.SecretID, "prod/jwt") {
-		fail(w, http.StatusBadRequest, "ResourceNotFoundException", "Secrets Manager can't find the specified secret value for staging label: "+in.VersionStage)
-		return
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls = append(d.calls, action)
+	var out map[string]any
+	code := ""
+	switch {
+	case !strings.HasSuffix(in.SecretID, "prod/jwt"):
+		code = "ResourceNotFoundException"
+	case action == "GetSecretValue":
+		if out, ok = d.stages[in.VersionStage]; !ok {
+			code = "ResourceNotFoundException"
+		}
+	case action == "PutSecretValue":
+		out, code = d.putValue(in)
+	case action == "UpdateSecretVersionStage":
+		out, code = d.moveStage(in)
+	default:
+		d.t.Errorf("the action is %q", action)
 	}
-	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-	_ = json.NewEncoder(w).Encode(out)
+	switch {
+	case code != "":
+		fail(w, http.StatusBadRequest, code, "the sentence of Secrets Manager with "+in.SecretString)
+	case d.cut[action] > 0:
+		d.cut[action]--
+		panic(http.ErrAbortHandler)
+	default:
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		_ = json.NewEncoder(w).Encode(out)
+	}
+}
+
+// request has the members of all requests.
+type request struct {
+	SecretID, VersionStage               string
+	ClientRequestToken, SecretString     string
+	SecretBinary                         []byte
+	VersionStages                        []string
+	MoveToVersionID, RemoveFromVersionID string
+}
+
+func (d *double) putValue(in request) (out map[string]any, code string) {
+	if len(in.ClientRequestToken) < 32 {
+		d.t.Errorf("the token is %q", in.ClientRequestToken)
+	}
+	out = map[string]any{"ARN": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/jwt-a1b2c3", "Name": "prod/jwt", "VersionId": in.ClientRequestToken, "CreatedDate": float64(start.Unix())}
+	if in.SecretString != "" {
+		out["SecretString"] = in.SecretString
+	} else {
+		out["SecretBinary"] = base64.StdEncoding.EncodeToString(in.SecretBinary)
+	}
+	if had, ok := d.versions[in.ClientRequestToken]; ok && had["SecretString"] != out["SecretString"] {
+		return nil, "ResourceExistsException"
+	}
+	d.versions[in.ClientRequestToken] = out
+	if len(in.VersionStages) == 0 {
+		d.stages[previous] = d.stages[current]
+		in.VersionStages = []string{current}
+	}
+	for _, stage := range in.VersionStages {
+		d.stages[stage] = out
+	}
+	return out, ""
+}
+
+func (d *double) moveStage(in request) (out map[string]any, code string) {
+	to, ok := d.versions[in.MoveToVersionID]
+	if !ok || in.VersionStage != current {
+		return nil, "ResourceNotFoundException"
+	}
+	if d.stages[current]["VersionId"] != in.RemoveFromVersionID {
+		return nil, "InvalidParameterException"
+	}
+	d.stages[previous], d.stages[current] = d.stages[current], to
+	return map[string]any{"ARN": to["ARN"], "Name": to["Name"]}, ""
 }
 
 func fail(w http.ResponseWriter, status int, code, message string) {

@@ -39,6 +39,15 @@ var advice = map[string]string{
 	"MissingAuthenticationException": "the credentials are not whole: correct them",
 }
 
+// writeAdvice is advice about a write, where it is another.
+var writeAdvice = map[string]string{
+	"AccessDeniedException":     "the credentials may not write it: allow them secretsmanager:PutSecretValue and secretsmanager:UpdateSecretVersionStage on it, and kms:GenerateDataKey and kms:Decrypt on its key",
+	"EncryptionFailure":         "it cannot be encrypted: allow the credentials kms:GenerateDataKey on the key of the secret, and see whether the key is enabled",
+	"InvalidRequestException":   "it is marked for deletion, or a copy from another region: restore it, or rotate it in its own region",
+	"LimitExceededException":    "it has too many versions: wait a day, in which AWS removes old ones",
+	"InvalidParameterException": "AWS does not take it, such as because another version is the current one by now",
+}
+
 // chain tells the failures of the credentials from those of the service.
 type chain struct{ aws.CredentialsProvider }
 
@@ -60,6 +69,18 @@ type credentialsError struct{ err error }
 func (credentialsError) Error() string { return "the AWS SDK finds no credentials" }
 
 func (e credentialsError) Unwrap() error { return e.err }
+
+// explainWrite is explain for a write.
+func explainWrite(ctx context.Context, err error) error {
+	var api smithy.APIError
+	_, noCredentials := errors.AsType[credentialsError](err)
+	if !noCredentials && ctx.Err() == nil && errors.As(err, &api) {
+		if do := writeAdvice[api.ErrorCode()]; do != "" {
+			return fmt.Errorf("%.80s: %s", api.ErrorCode(), do)
+		}
+	}
+	return explain(ctx, err)
+}
 
 // explain is the error in words of our own.
 func explain(ctx context.Context, err error) error {

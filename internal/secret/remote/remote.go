@@ -2,6 +2,7 @@
 package remote
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,9 @@ import (
 
 // MaxBody is the largest answer that is read.
 const MaxBody = 1 << 20
+
+// StepTime bounds each step of a change: reading, writing, and finding out whether it was written.
+const StepTime = 5 * time.Second
 
 const maxNames = 10
 
@@ -60,16 +64,35 @@ func Field(fields map[string]json.RawMessage, name string) ([]byte, error) {
 	return raw, nil
 }
 
+// Put is fields with content, which is JSON, in the field of that name: as text where there was text, else
+// as the JSON that it is, so that Field gives it back.
+func Put(fields map[string]json.RawMessage, name string, content []byte) (map[string]json.RawMessage, error) {
+	raw := json.RawMessage(content)
+	if bytes.HasPrefix(fields[name], []byte(`"`)) {
+		text, err := json.Marshal(string(content))
+		if err != nil {
+			return nil, fmt.Errorf("encoding the field: %w", err)
+		}
+		raw = text
+	}
+	changed := maps.Clone(fields)
+	changed[name] = raw
+	return changed, nil
+}
+
 // ErrNoObject is for a content of which a field was asked for and which has none.
 var ErrNoObject = errors.New("it is no JSON object, so it has no fields: leave out field, or write the secret as one")
 
-// Before adds to the versions in force those that they replaced, which verify until the given time.
-// A value that is there already is not added again.
-func Before(versions, replaced []secret.Version, until time.Time, label string) []secret.Version {
+// Before adds to the versions in force those that they replaced at the given time, which verify for the
+// overlap from then on. A value that is there already is not added again, nor is one that was to become
+// active later: it never did.
+func Before(versions, replaced []secret.Version, at time.Time, overlap time.Duration, label string) []secret.Version {
+	until := at.Add(overlap)
 	for _, old := range replaced {
-		if slices.ContainsFunc(versions, func(v secret.Version) bool { return v.Value.Equal(old.Value) }) {
+		if old.ActiveFrom.After(at) || slices.ContainsFunc(versions, func(v secret.Version) bool { return v.Value.Equal(old.Value) }) {
 			continue
 		}
+		old.ActiveFrom = time.Time{}
 		if old.RetireAt.IsZero() || until.Before(old.RetireAt) {
 			old.RetireAt = until
 		}

@@ -49,15 +49,35 @@ func TestField(t *testing.T) {
 	}
 }
 
+func TestPut(t *testing.T) {
+	fields := map[string]json.RawMessage{"text": json.RawMessage(`"a"`), "doc": json.RawMessage(`{"b":1}`), "number": json.RawMessage(`12345678901234567890`)}
+	for name, want := range map[string]string{"text": `"{\"versions\":[]}"`, "doc": `{"versions":[]}`, "new": `{"versions":[]}`} {
+		got, err := Put(fields, name, []byte(`{"versions":[]}`))
+		if err != nil || string(got[name]) != want || string(got["number"]) != "12345678901234567890" {
+			t.Errorf("%s: got %s, %v", name, got, err)
+		}
+		if content, err := Field(got, name); err != nil || string(content) != `{"versions":[]}` {
+			t.Errorf("%s is read as %s, %v", name, content, err)
+		}
+	}
+	if string(fields["text"]) != `"a"` {
+		t.Error("the fields that were read have changed")
+	}
+}
+
 func TestBefore(t *testing.T) {
 	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	v := func(label, value string, retire time.Time) secret.Version {
 		return secret.Version{Label: label, Value: secret.NewValue([]byte(value)), RetireAt: retire}
 	}
+	never := v("never", "9", time.Time{})
+	never.ActiveFrom = at.Add(-time.Minute)
+	begun := v("b", "1", time.Time{})
+	begun.ActiveFrom = at.Add(-48 * time.Hour)
 	got := Before([]secret.Version{v("b", "2", time.Time{})}, []secret.Version{
-		v("same", "2", time.Time{}), v("b", "1", time.Time{}), v("sooner", "0", at.Add(-time.Hour)),
-	}, at, "old")
-	if len(got) != 3 || got[1].Label != "b of old" || !got[1].RetireAt.Equal(at) || got[2].Label != "sooner" || !got[2].RetireAt.Equal(at.Add(-time.Hour)) {
+		never, v("same", "2", time.Time{}), begun, v("sooner", "0", at.Add(-time.Hour)),
+	}, at.Add(-24*time.Hour), 24*time.Hour, "old")
+	if len(got) != 3 || got[1].Label != "b of old" || !got[1].RetireAt.Equal(at) || !got[1].ActiveFrom.IsZero() || got[2].Label != "sooner" || !got[2].RetireAt.Equal(at.Add(-time.Hour)) {
 		t.Errorf("got %v", got)
 	}
 }

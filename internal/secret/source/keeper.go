@@ -25,8 +25,7 @@ const (
 type keeper struct {
 	name, kind, at string
 	set            *secret.Set
-	fetch          secret.Fetcher
-	change         changer                    // nil if the source cannot be written to
+	fetch          secret.Fetcher             // a secret.Store if it can be written to
 	refusal        string                     // why it cannot, and what to do instead
 	places         func() map[string][]string // what to watch, nil for nothing
 	poll, overlap  time.Duration

@@ -46,8 +46,8 @@ type Handle struct {
 }
 
 // Open is the set of that name and source, shared with all who opened the same. A source on this
-// machine is read at once; a remote one is not asked before Start. Nothing runs before Start. Whoever
-// opened it closes it.
+// machine is read at once, unless another has just read it and not started it yet, which reads it again; a
+// remote one is not asked before Start. Nothing runs before Start. Whoever opened it closes it.
 func Open(name string, s Source, log *slog.Logger) (*Handle, error) { return shared.open(name, s, log) }
 
 func (p *pool) open(name string, s Source, log *slog.Logger) (*Handle, error) {
@@ -66,7 +66,7 @@ func (p *pool) open(name string, s Source, log *slog.Logger) (*Handle, error) {
 	if s.Env != "" {
 		h.live.warn("it is in the environment variable " + s.Env + ", which other programs of this user may read and which cannot be rotated: keep it in a file, secret " + name + " file PATH")
 	}
-	if s.Remote() {
+	if s.Remote() || p.toBeStarted(h.live) {
 		return h, nil
 	}
 	if err = h.live.read(context.Background()); err != nil {
@@ -76,29 +76,46 @@ func (p *pool) open(name string, s Source, log *slog.Logger) (*Handle, error) {
 	return h, nil
 }
 
-// Store is where a set is kept that is none of the sources of this package.
-type Store interface {
-	secret.Fetcher
-	// Change replaces the versions by what by makes of them, newest first, and lets no other change come
-	// between.
-	Change(ctx context.Context, by func(old []secret.Version) ([]secret.Version, error)) error
+// toBeStarted says that another has opened the set and read it, and nobody has started it.
+func (p *pool) toBeStarted(l *live) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return l.refs > 1 && l.stop == nil && len(l.set.Versions()) > 0
 }
 
-// OpenStore is Open for a set in a store; key identifies the store. It is read at once, within ctx. It
-// does not live on after the last Close, which waits until the store is not read any more.
-func OpenStore(ctx context.Context, name, key string, store Store, log *slog.Logger) (*Handle, error) {
+// OpenFile is Open for a file that belongs to whoever opens it, such as a key in a data directory. The set
+// does not live on after the last Close, which waits until the file is not watched any more.
+func OpenFile(name, path string, log *slog.Logger) (*Handle, error) {
+	h, err := shared.open(name, Source{File: path}, log)
+	if err == nil {
+		h.endWithLast()
+	}
+	return h, err
+}
+
+// OpenStore is Open for a set in a store that is none of the sources of this package; key identifies the
+// store. It is read at once, within ctx. It does not live on after the last Close, which waits until the
+// store is not read any more.
+func OpenStore(ctx context.Context, name, key string, store secret.Store, log *slog.Logger) (*Handle, error) {
 	h, err := shared.hold(name, "store\x00"+key+"\x00"+name, log, func() (*keeper, error) {
-		return &keeper{kind: "database", fetch: store, change: store, poll: defaultPoll, lead: storeLead, remote: true}, nil
+		return &keeper{kind: "database", fetch: store, poll: defaultPoll, lead: storeLead, remote: true}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	h.live.ends = true
+	h.endWithLast()
 	if err = h.live.read(ctx); err != nil {
 		h.Close()
 		return nil, h.live.located(err)
 	}
 	return h, nil
+}
+
+// endWithLast has the set end with its last user.
+func (h *Handle) endWithLast() {
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	h.live.ends = true
 }
 
 // hold takes one more reference on the set of that key, which open makes if there is none.

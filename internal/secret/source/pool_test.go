@@ -1,7 +1,9 @@
 package source
 
 import (
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -98,4 +100,50 @@ func TestSetsOfOneDirectoryShareItsWatch(t *testing.T) {
 	<-ended
 	put(t, b, "four")
 	within(t, second, "four")
+}
+
+// TestASourceIsReadOnceForAll opens as a configuration does, and then its host.
+func TestASourceIsReadOnceForAll(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "s")
+	put(t, file, "one")
+	p := newPool(t)
+	first := open(t, p, Source{File: file})
+	put(t, file, "two")
+	second := open(t, p, Source{File: file})
+	if got := values(second); !slices.Equal(got, []string{"one"}) {
+		t.Errorf("it is read again before the start: %q", got)
+	}
+	if err := second.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	within(t, first, "two")
+	if err := os.WriteFile(file, []byte(" \n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := p.open("x", Source{File: file}, nil); err == nil { // as in a reload
+		h.Close()
+		t.Error("a source that is watched is not read when it is opened")
+	}
+}
+
+func TestAFileOfItsOwnerEndsWithIt(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "k")
+	put(t, file, "one")
+	h, err := OpenFile("x", file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = h.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ended := h.live.ended
+	h.Close()
+	select {
+	case <-ended:
+	default:
+		t.Error("it is watched after the last user has closed it")
+	}
+	if _, err = OpenFile("x", file+"-other", nil); err == nil {
+		t.Error("no error for a file that is not there")
+	}
 }

@@ -54,7 +54,7 @@ func (r *remote) since() int {
 func (r *remote) open(t *testing.T, p *pool) *Handle {
 	t.Helper()
 	h, err := p.hold("x", "remote", nil, func() (*keeper, error) {
-		return &keeper{kind: "vault", at: "Caddyfile:3", fetch: r, poll: 30 * time.Second, remote: true, refusal: "it is kept in Vault"}, nil
+		return &keeper{kind: "vault", at: "Caddyfile:3", fetch: r, poll: 30 * time.Second, remote: true, refusal: "it is kept elsewhere"}, nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestARemoteSourceIsPolled(t *testing.T) {
 		if got := values(h); !slices.Equal(got, []string{"three"}) || h.Status().Error != "" {
 			t.Errorf("when the server is back the values are %q", got)
 		}
-		if _, err := h.Rotate(t.Context(), time.Hour, nil); err == nil || !strings.Contains(err.Error(), "not rotated from here: it is kept in Vault") {
+		if _, err := h.Rotate(t.Context(), time.Hour, nil); err == nil || !strings.Contains(err.Error(), "not rotated from here: it is kept elsewhere") {
 			t.Errorf("rotating gives %v", err)
 		}
 	})

@@ -19,12 +19,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/wholefile"
 )
 
-// changer is a source that can be written to.
-type changer interface {
-	Change(ctx context.Context, by func(old []secret.Version) ([]secret.Version, error)) error
-}
+// rotateTime bounds a rotation, which goes on when whoever asked for it has gone.
+const rotateTime = time.Minute
 
-// labeler is a changer that says what its next version is called.
+// labeler is a store that says what its next version is called.
 type labeler interface {
 	nextLabel(old []secret.Version, now time.Time) string
 }
@@ -42,8 +40,8 @@ func notRotated(format string, args ...any) error {
 type Rotated struct {
 	// Newest is the label of the new version.
 	Newest string `json:"newest"`
-	// ActiveFrom is when it begins to sign; absent for at once. In a store that several instances read
-	// that is a minute later, when all of them know it.
+	// ActiveFrom is when it begins to sign; absent for at once. In a database, Vault or AWS that is two polls
+	// later, when all who read it know it, and at the end of the overlap at the latest.
 	ActiveFrom *time.Time `json:"active_from,omitempty"`
 	// Retiring are the versions that go on verifying until the given times.
 	Retiring []VersionStatus `json:"retiring"`
@@ -54,10 +52,13 @@ type Rotated struct {
 // written to from here is a NotRotatedError.
 func (h *Handle) Rotate(ctx context.Context, overlap time.Duration, value []byte) (Rotated, error) {
 	k := h.live.keeper
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateTime)
+	defer cancel()
 	if overlap < 0 || overlap > maxOverlap {
 		return Rotated{}, notRotated("the overlap must be from 0 to 10 years, not %s", overlap)
 	}
-	if k.change == nil {
+	store, ok := k.fetch.(secret.Store)
+	if !ok {
 		return Rotated{}, notRotated("the secret %s is not rotated from here: %s", k.name, k.refusal)
 	}
 	if value != nil {
@@ -67,7 +68,7 @@ func (h *Handle) Rotate(ctx context.Context, overlap time.Duration, value []byte
 		value = bytes.TrimSuffix(bytes.TrimSuffix(value, []byte("\n")), []byte("\r"))
 	}
 	var label string
-	err := k.change.Change(ctx, func(old []secret.Version) (next []secret.Version, err error) {
+	err := store.Change(ctx, func(old []secret.Version) (next []secret.Version, err error) {
 		now := time.Now().UTC()
 		label = k.nextLabel(old, now)
 		next, err = rotated(old, now, min(k.lead, overlap), overlap, label, value)
@@ -77,23 +78,26 @@ func (h *Handle) Rotate(ctx context.Context, overlap time.Duration, value []byte
 		return Rotated{}, fmt.Errorf("rotating the secret %s: %w", k.name, err)
 	}
 	if err = k.read(ctx); err != nil {
-		return Rotated{}, fmt.Errorf("reading the secret %s after its rotation: %w", k.name, err)
+		return Rotated{}, fmt.Errorf("the secret %s has the new version %s, which is in force as soon as it can be read: %w", k.name, label, err)
 	}
 	k.log.Load().Info("a secret was rotated", "secret", k.name, "newest", label, "overlap", overlap.String())
-	done := Rotated{Newest: label, Retiring: []VersionStatus{}}
+	done, seen := Rotated{Newest: label, Retiring: []VersionStatus{}}, !k.remote
 	for _, v := range h.Status().Versions {
 		if v.Label == label {
-			done.ActiveFrom = v.ActiveFrom
+			done.ActiveFrom, seen = v.ActiveFrom, true
 		}
 		if v.State == stateRetiring {
 			done.Retiring = append(done.Retiring, v)
 		}
 	}
+	if !seen { // a copy of the store that is behind was read
+		return Rotated{}, fmt.Errorf("the secret %s has the new version %s, but a read does not show it yet: it is in force as soon as one does", k.name, label)
+	}
 	return done, nil
 }
 
 func (k *keeper) nextLabel(old []secret.Version, now time.Time) string {
-	if l, ok := k.change.(labeler); ok {
+	if l, ok := k.fetch.(labeler); ok {
 		return l.nextLabel(old, now)
 	}
 	return timeLabel(old, now)
@@ -110,7 +114,8 @@ func timeLabel(old []secret.Version, now time.Time) string {
 }
 
 // rotated are the versions after a rotation: those yet to come, the new one, which begins after lead,
-// and the others with their end. Those whose time is over are left out.
+// and the others with their end. Those whose time is over are left out; one that ends now stays, so that the
+// overlap of the source does not keep it.
 func rotated(old []secret.Version, now time.Time, lead, overlap time.Duration, label string, value []byte) ([]secret.Version, error) {
 	snap := secret.NewSet("", old...).Current()
 	newest, ok := snap.Newest()
@@ -139,7 +144,7 @@ func rotated(old []secret.Version, now time.Time, lead, overlap time.Duration, l
 		if end := now.Add(overlap); v.RetireAt.IsZero() || end.Before(v.RetireAt) {
 			v.RetireAt = end
 		}
-		if now.Before(v.RetireAt) && v.ActiveFrom.Before(v.RetireAt) {
+		if !now.After(v.RetireAt) && v.ActiveFrom.Before(v.RetireAt) {
 			before = append(before, v)
 		}
 	}
@@ -169,7 +174,7 @@ func managed(path string) error {
 func writeVersions(path string, versions []secret.Version) error {
 	content, err := secret.Format(versions)
 	if err != nil {
-		return notRotated("%s: write the new value by hand", err)
+		return notRotated("%s: %s", path, err)
 	}
 	return write(path, content)
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
 func TestRotateAFile(t *testing.T) {
@@ -62,6 +63,23 @@ func TestRotateAFile(t *testing.T) {
 		_, err := h.Rotate(t.Context(), time.Hour, []byte(value))
 		if _, ok := errors.AsType[*NotRotatedError](err); !ok || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+// TestRotateWithoutAnOverlap retires at once what the overlap of the source would keep.
+func TestRotateWithoutAnOverlap(t *testing.T) {
+	dir := t.TempDir()
+	put(t, filepath.Join(dir, "file"), "one")
+	if err := os.Mkdir(filepath.Join(dir, "d"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(dir, "d", "v1"), "one")
+	for _, s := range []Source{{File: filepath.Join(dir, "file")}, {Dir: filepath.Join(dir, "d")}} {
+		s.Overlap = unit.Duration(time.Hour)
+		h := started(t, newPool(t), s)
+		if done, err := h.Rotate(t.Context(), 0, nil); err != nil || len(done.Retiring) != 0 || len(values(h)) != 1 {
+			t.Errorf("got %+v, %q, %v", done, values(h), err)
 		}
 	}
 }
@@ -247,6 +265,8 @@ func TestWhatIsLeftAfterARotation(t *testing.T) {
 		}
 		return v
 	}
+	ended := version("a", 0, 0)
+	ended.RetireAt = now
 	for name, tc := range map[string]struct {
 		lead, overlap time.Duration
 		old, want     []secret.Version
@@ -259,7 +279,7 @@ func TestWhatIsLeftAfterARotation(t *testing.T) {
 			[]secret.Version{version("next", time.Hour, 0), version("new", time.Minute, 0), version("a", 0, time.Hour)}},
 		"twice-within-the-lead": {time.Minute, time.Hour, []secret.Version{version("just-made", 50*time.Second, 0), version("a", 0, time.Hour)},
 			[]secret.Version{version("new", time.Minute, 0), version("just-made", 50*time.Second, time.Hour), version("a", 0, time.Hour)}},
-		"what-is-over-goes": {0, 0, []secret.Version{version("a", 0, 0), version("b", 0, -time.Hour)}, []secret.Version{version("new", 0, 0)}},
+		"what-is-over-goes": {0, 0, []secret.Version{version("a", 0, 0), version("b", 0, -time.Hour)}, []secret.Version{version("new", 0, 0), ended}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := rotated(tc.old, now, tc.lead, tc.overlap, "new", []byte("value of new"))

@@ -105,10 +105,10 @@ func (s *Source) open() (k *keeper, err error) {
 	switch {
 	case s.File != "":
 		store := &fileStore{path: s.File, warn: k.warn}
-		k.fetch, k.change, k.places = store, store, store.places
+		k.fetch, k.places = store, store.places
 	case s.Dir != "":
 		store := &dirStore{path: s.Dir, warn: k.warn}
-		k.fetch, k.change, k.places = store, store, store.places
+		k.fetch, k.places = store, store.places
 	case s.Env != "":
 		k.fetch, k.fixed = envStore(s.Env), true
 		k.refusal = "it is the environment variable " + s.Env + ", which cannot change while the process runs: set it anew and restart, or keep the secret in a file"
@@ -116,21 +116,19 @@ func (s *Source) open() (k *keeper, err error) {
 		settings := *s.Vault
 		settings.Overlap = s.Overlap
 		k.fetch, err = vault.New(settings)
-		k.remote, k.overlap = true, 0 // the fetcher knows the previous version
-		k.refusal = "it is kept in Vault: write a new version there, such as with vault kv put"
+		k.remote, k.overlap, k.lead = true, 0, 2*k.poll // the fetcher knows the previous version
 	default:
 		settings := *s.AWS
 		settings.Overlap = s.Overlap
 		k.fetch, err = aws.New(settings)
-		k.remote, k.overlap = true, 0
-		k.refusal = "it is kept in AWS Secrets Manager: rotate it there, such as with aws secretsmanager rotate-secret or put-secret-value"
+		k.remote, k.overlap, k.lead = true, 0, 2*k.poll
 	}
 	return k, err
 }
 
 // Interface guards
 var (
-	_ secret.Fetcher = (*fileStore)(nil)
-	_ secret.Fetcher = (*dirStore)(nil)
+	_ secret.Store   = (*fileStore)(nil)
+	_ secret.Store   = (*dirStore)(nil)
 	_ secret.Fetcher = envStore("")
 )

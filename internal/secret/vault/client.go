@@ -119,7 +119,7 @@ func (a *answer) advise() error {
 
 // call sends a request to path below /v1/ and decodes the answer into into. A body of nil is none. An
 // answer that is no success is an *answer.
-func (s *store) call(ctx context.Context, method, path, token string, body map[string]string, into any) error {
+func (s *store) call(ctx context.Context, method, path, token string, body, into any) error {
 	var content io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)

@@ -13,7 +13,7 @@ import (
 )
 
 // double answers as Vault does, as far as its HTTP API documents describe the AppRole and Kubernetes
-// methods, the key-value store of version 2 and the general statuses (developer.hashicorp.com/vault/api-docs).
+// methods, the key-value store of version 2 with its check-and-set, and the general statuses (developer.hashicorp.com/vault/api-docs).
 // It is written from them because no package registry that the tests reach has a Vault or OpenBao server.
 type double struct {
 	t *testing.T
@@ -23,11 +23,14 @@ type double struct {
 	namespace string
 	lease     int // seconds
 	policy    bool
+	readOnly  bool
 	sealed    bool
 	kv        map[string][]saved // by MOUNT/PATH
 	tokens    map[string]bool
 	logins    int
 	reads     int
+	writes    int
+	cut       string                                            // the connection at a write: "before" or "after" it is done
 	answer    func(w http.ResponseWriter, r *http.Request) bool // in place of the rest
 }
 
@@ -80,6 +83,8 @@ func (d *double) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, "Vault is sealed")
 	case !ok || r.Header.Get("X-Vault-Namespace") != d.namespace:
 		refuse(w, http.StatusNotFound, "no handler for route")
+	case r.Method == http.MethodPost && strings.Contains(path, "/data/"):
+		d.write(w, r, path)
 	case r.Method == http.MethodPost:
 		d.logIn(w, r, path)
 	default:
@@ -134,6 +139,37 @@ func (d *double) read(w http.ResponseWriter, r *http.Request, path string) {
 			"created_time": v.created.Format(time.RFC3339Nano), "custom_metadata": nil, "deletion_time": v.deleted, "destroyed": v.destroyed, "version": n,
 		}}})
 	}
+}
+
+func (d *double) write(w http.ResponseWriter, r *http.Request, path string) {
+	if d.cut == "before" {
+		panic(http.ErrAbortHandler)
+	}
+	var body struct {
+		Options struct{ CAS *int }
+		Data    map[string]any
+	}
+	dec := json.NewDecoder(r.Body)
+	dec.UseNumber()
+	if err := dec.Decode(&body); err != nil || body.Options.CAS == nil || body.Data == nil {
+		d.t.Errorf("the write is %+v, %v", body, err)
+	}
+	mount, rest, _ := strings.Cut(path, "/data/")
+	key := mount + "/" + rest
+	switch {
+	case !d.tokens[r.Header.Get("X-Vault-Token")] || d.readOnly:
+		refuse(w, http.StatusForbidden, "1 error occurred:\n\t* permission denied\n\n")
+		return
+	case *body.Options.CAS != len(d.kv[key]):
+		refuse(w, http.StatusBadRequest, "check-and-set parameter did not match the current version")
+		return
+	}
+	d.writes++
+	d.kv[key] = append(d.kv[key], saved{data: body.Data, created: start})
+	if d.cut == "after" {
+		panic(http.ErrAbortHandler)
+	}
+	reply(w, http.StatusOK, map[string]any{"data": map[string]any{"created_time": start.Format(time.RFC3339Nano), "version": len(d.kv[key])}})
 }
 
 func refuse(w http.ResponseWriter, status int, errors ...string) {

@@ -1,6 +1,6 @@
-// Package vault reads secret sets from HashiCorp Vault's key-value store of version 2. It speaks
-// Vault's documented HTTP API with net/http, of which it needs a login and a read: the client library
-// of Vault would bring many dependencies for these two.
+// Package vault reads secret sets from HashiCorp Vault's key-value store of version 2, and writes them.
+// It speaks Vault's documented HTTP API with net/http, of which it needs a login, a read and a write: the
+// client library of Vault would bring many dependencies for these.
 package vault
 
 import (
@@ -37,13 +37,13 @@ type store struct {
 	login       login
 	now         func() time.Time
 
-	turn    chan struct{} // holds one element while there is a fetch, which owns what follows
+	turn    chan struct{} // holds one element while there is a fetch or a change, which owns what follows
 	token   string
 	expires time.Time // when another token is due; zero for never
 }
 
 // New is the set's source. It opens no connection before it is first read; the file of c.CA is read now.
-func New(c Config) (secret.Fetcher, error) { return open(c) }
+func New(c Config) (secret.Store, error) { return open(c) }
 
 func open(c Config) (*store, error) {
 	if err := c.Validate(); err != nil {
@@ -70,17 +70,33 @@ func open(c Config) (*store, error) {
 
 // Fetch reads the current version of the secret, and those before it that the overlap keeps.
 func (s *store) Fetch(ctx context.Context) ([]secret.Version, error) {
-	select {
-	case s.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for the fetch before: %w", ctx.Err())
-	}
-	defer func() { <-s.turn }()
-	next, err := s.read(ctx, 0)
-	if err != nil {
+	if err := s.begin(ctx); err != nil {
 		return nil, err
 	}
-	versions := next.versions
+	defer s.end()
+	_, versions, err := s.versions(ctx)
+	return versions, err
+}
+
+// begin waits until nobody else uses the store.
+func (s *store) begin(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the fetch before: %w", ctx.Err())
+	}
+}
+
+func (s *store) end() { <-s.turn }
+
+// versions are those of the current version of the secret, and of those before it that the overlap keeps.
+func (s *store) versions(ctx context.Context) (current kept, versions []secret.Version, err error) {
+	if current, err = s.read(ctx, 0); err != nil {
+		return kept{}, nil, err
+	}
+	next := current
+	versions = next.versions
 	for range maxPrevious {
 		until := next.created.Add(s.config.Overlap.Std())
 		if s.config.Overlap <= 0 || next.number <= 1 || !until.After(s.now()) {
@@ -90,14 +106,12 @@ func (s *store) Fetch(ctx context.Context) ([]secret.Version, error) {
 		if _, no := errors.AsType[*unusableError](err); no && previous.number == 0 {
 			break // Vault keeps it no longer
 		} else if err != nil && !no {
-			return nil, fmt.Errorf("reading the version before: %w", err)
+			return kept{}, nil, fmt.Errorf("reading the version before: %w", err)
 		}
-		// What was to become active after the next was written never did.
-		replaced := slices.DeleteFunc(previous.versions, func(v secret.Version) bool { return v.ActiveFrom.After(next.created) })
-		versions = remote.Before(versions, replaced, until, s.label(previous.number))
+		versions = remote.Before(versions, previous.versions, next.created, s.config.Overlap.Std(), s.label(previous.number))
 		next = previous
 	}
-	return versions, nil
+	return current, versions, nil
 }
 
 // unusableError is of a version that holds no secret.
@@ -113,6 +127,7 @@ func unusable(format string, args ...any) error {
 type kept struct {
 	number   int
 	created  time.Time
+	fields   map[string]json.RawMessage
 	versions []secret.Version // none if the error says that it cannot be used
 }
 
@@ -130,19 +145,19 @@ type found struct {
 
 // read reads a version of the secret; 0 is the current one.
 func (s *store) read(ctx context.Context, number int) (k kept, err error) {
-	path := segments(s.mount) + "/data/" + segments(s.path)
+	path := s.dataPath()
 	if number > 0 {
 		path += "?version=" + strconv.Itoa(number)
 	}
 	var got found
-	err = s.get(ctx, path, &got)
+	err = s.ask(ctx, http.MethodGet, path, nil, &got)
 	a, refused := errors.AsType[*answer](err)
 	if refused && a.status == http.StatusNotFound && json.Unmarshal(a.text, &got) == nil && got.Data.Metadata.Version > 0 {
 		err = s.deleted(got)
 	} else if refused {
 		return k, s.explain(a)
 	}
-	k.number, k.created = got.Data.Metadata.Version, got.Data.Metadata.Created
+	k.number, k.created, k.fields = got.Data.Metadata.Version, got.Data.Metadata.Created, got.Data.Data
 	switch {
 	case err != nil:
 		return k, err
@@ -160,14 +175,16 @@ func (s *store) read(ctx context.Context, number int) (k kept, err error) {
 	return k, nil
 }
 
-// get reads path with a token. A token that was kept may have been revoked, so if it is refused the
+func (s *store) dataPath() string { return segments(s.mount) + "/data/" + segments(s.path) }
+
+// ask makes a request with a token. A token that was kept may have been revoked, so if it is refused the
 // store logs in and asks once more.
-func (s *store) get(ctx context.Context, path string, into any) error {
+func (s *store) ask(ctx context.Context, method, path string, body, into any) error {
 	fresh, err := s.logIn(ctx)
 	if err != nil {
 		return err
 	}
-	err = s.call(ctx, http.MethodGet, path, s.token, nil, into)
+	err = s.call(ctx, method, path, s.token, body, into)
 	if a, ok := errors.AsType[*answer](err); !ok || a.status != http.StatusForbidden || fresh {
 		return err
 	}
@@ -175,7 +192,7 @@ func (s *store) get(ctx context.Context, path string, into any) error {
 	if _, err = s.logIn(ctx); err != nil {
 		return err
 	}
-	return s.call(ctx, http.MethodGet, path, s.token, nil, into)
+	return s.call(ctx, method, path, s.token, body, into)
 }
 
 func (s *store) deleted(got found) error {
@@ -191,10 +208,7 @@ func (s *store) explain(a *answer) error {
 	switch a.status {
 	case http.StatusForbidden:
 		what := fmt.Sprintf("it may not be read, give the role a policy with path %q { capabilities = [\"read\"] }", s.mount+"/data/"+s.path)
-		if s.config.TokenFile != "" {
-			what += ", or write a token that has not ended into " + s.config.TokenFile
-		}
-		return fmt.Errorf("reading %s: %w", s.config.Path, a.say(what))
+		return fmt.Errorf("reading %s: %w", s.config.Path, a.say(what+s.orAnotherToken()))
 	case http.StatusNotFound:
 		if slices.ContainsFunc(a.errors(), func(text string) bool { return strings.HasPrefix(text, "no handler for route") }) {
 			return a.say(fmt.Sprintf("nothing is mounted at %s, correct the path, whose first part is the mount, or the namespace", s.mount))
@@ -202,6 +216,14 @@ func (s *store) explain(a *answer) error {
 		return unusable("%v", a.say(fmt.Sprintf("there is no such secret: write it with vault kv put -mount=%s %s %s=…, or correct the path, which has no data/ of its own", s.mount, s.path, s.config.Field)))
 	}
 	return fmt.Errorf("reading %s: %w", s.config.Path, a.advise())
+}
+
+// orAnotherToken ends a sentence about what a token may not do.
+func (s *store) orAnotherToken() string {
+	if s.config.TokenFile == "" {
+		return ""
+	}
+	return ", or write a token that has not ended into " + s.config.TokenFile
 }
 
 // label is vault:MOUNT/PATH#version.
@@ -214,4 +236,4 @@ func (s *store) label(number int) string {
 }
 
 // Interface guard
-var _ secret.Fetcher = (*store)(nil)
+var _ secret.Store = (*store)(nil)
