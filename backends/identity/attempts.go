@@ -1,10 +1,13 @@
 package identity
 
 import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -12,14 +15,24 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
 const (
 	maxAttempts = 1_000_000
-	// attemptsKept is how many accounts, and how many addresses, are remembered; beyond it those that
-	// began to fail first are forgotten.
-	attemptsKept = 100_000
+	// attemptsKept is how many accounts and addresses with failed logins the table has at most after a sweep;
+	// beyond it those are forgotten whose windows end first.
+	attemptsKept = 1_000_000
+	// blockedFor is how long a process takes an account or address for blocked without looking again: so
+	// long it may take to notice that another has let one in.
+	blockedFor = time.Second
+	// blockedKept is how many a process knows to be blocked without looking.
+	blockedKept = 10_000
+	// attemptTime is after how long a login under way has turned out, but for a database that is slow.
+	attemptTime = hashWait + time.Second
+	// recordTime bounds the storing of a failure, for which it does not matter whether the client is still there.
+	recordTime = 5 * time.Second
 )
 
 // Attempts is how many logins may fail in a time. In JSON it is a string such as "10/15m".
@@ -72,119 +85,227 @@ func (a *Attempts) UnmarshalJSON(b []byte) (err error) {
 	return err
 }
 
-// attempts counts the failed logins of this process by account and by client address. It survives changes
-// of the configuration.
+// attempts limits the failed logins by account and by client address.
+//
+// A login counts as failed until it turns out otherwise: while it is under way in the memory of its process, then
+// as a failure in the database. So one instance lets no more fail in a window than the limit, however many guesses
+// come at once, and a restart forgets none. Of several instances on one database each sees the failures of all, but
+// only its own logins under way: together they may let more fail than the limit, by at most what is under way on the
+// others when one looks. That is never more than the limit again on each of them, and hardly more than the 34 that do
+// or await a hash (password.go). The instances' clocks must agree, as they must for tokens.
+//
+// Only a login that cost a hash is written down, which bounds the table by what the hashing pool does: about 100
+// hashes a second on an instance, each of which adds two rows at most. That is 180 000 rows in windows of 15m, some
+// 30 MB. Where longer windows or more instances would make more of them, attemptsKept is the bound, exceeded by no
+// more than the 12 000 rows for each instance that come between two sweeps.
 type attempts struct {
-	seed maphash.Seed
-	mu   sync.Mutex
-	by   [2]window
-}
-
-// window counts by key, for each from its first failure on.
-type window struct {
-	counts map[uint64]*count
-	order  []uint64 // the keys by the beginning of their count, with some that have gone
-}
-
-type count struct {
-	n     int
-	began time.Time
-}
-
-func newAttempts() *attempts {
-	return &attempts{seed: maphash.MakeSeed(), by: [2]window{{counts: map[uint64]*count{}}, {counts: map[uint64]*count{}}}}
+	db     *sqldb.DB
+	limits [2]Attempts
+	mine   *underway
 }
 
 const byAccount, byAddress = 0, 1
 
-// attempt is a login that counts as failed until it turns out otherwise.
-type attempt struct {
-	a    *attempts
-	keys [2]uint64
+// underway is what a process knows by itself. It survives changes of the configuration.
+type underway struct {
+	mu      sync.Mutex
+	logins  map[string]int // that have begun and not ended, by key
+	blocked map[string]block
 }
 
-// begin counts a login, or refuses it with the time that is left until one is let through again.
-func (a *attempts) begin(email string, addr netip.Addr, limits [2]Attempts, now time.Time) (attempt, error) {
-	t := attempt{a, [2]uint64{maphash.String(a.seed, emailKey(email)), maphash.String(a.seed, network(addr))}}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// block is that an account or address was seen, at a time, to be refused until another.
+type block struct{ seen, until time.Time }
+
+func newUnderway() *underway {
+	return &underway{logins: map[string]int{}, blocked: map[string]block{}}
+}
+
+// attemptKeys are what stands for an account and a client address. They are hashes, so that the table shows neither
+// whom others tried to be, nor a password that was typed in the wrong place. They hide nothing from one who has the
+// table and tries names against it: against that only a key would help that all instances have and the database has
+// not, and there need be none.
+func attemptKeys(email string, addr netip.Addr) [2]string {
+	return [2]string{byAccount: accountKey(email), byAddress: attemptKey("address", network(addr))}
+}
+
+func accountKey(email string) string { return attemptKey("account", emailKey(email)) }
+
+func attemptKey(kind, value string) string {
+	sum := sha256.Sum256([]byte(kind + "\x00" + value))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// attempt is a login that counts as failed until it has ended. Its caller ends it.
+type attempt struct {
+	of   *attempts
+	keys [2]string
+}
+
+// begin counts a login, or refuses it with the time that is left until one is let through again. An account or
+// address that is known to be blocked costs no look into the database.
+func (a *attempts) begin(ctx context.Context, email string, addr netip.Addr, now time.Time) (attempt, error) {
+	t := attempt{a, attemptKeys(email, addr)}
+	// It is counted before the look: a login that is under way is seen here, or has stored its failure by then.
+	place, err := a.mine.enter(t.keys, a.limits, now)
+	if err != nil {
+		return t, err
+	}
+	failed, err := a.failed(ctx, t.keys, now)
+	if err == nil {
+		err = a.judge(t.keys, failed, place, now)
+	}
+	if err != nil {
+		t.end()
+	}
+	return t, err
+}
+
+// judge refuses a login if as many as the limit began before it that have failed, or may yet. place is its place,
+// from 1, among those under way.
+func (a *attempts) judge(keys [2]string, failed [2]failures, place [2]int, now time.Time) error {
 	var wait time.Duration
-	for i := range a.by {
-		wait = max(wait, a.by[i].wait(t.keys[i], limits[i], now))
+	full := false
+	for i, limit := range a.limits {
+		switch f := failed[i]; {
+		case f.n >= limit.N:
+			wait = max(wait, f.until.Sub(now))
+			a.mine.block(keys[i], block{now, f.until})
+		case f.n+place[i] > limit.N:
+			full = true
+		}
+	}
+	switch {
+	case wait > 0:
+		return tooManyFailed(wait)
+	case full:
+		return tooManyUnderWay()
+	}
+	return nil
+}
+
+func tooManyFailed(wait time.Duration) error {
+	return &problem.Error{Code: problem.QuotaExceeded, RetryAfter: wait, Detail: "Too many logins have failed, try again later."}
+}
+
+func tooManyUnderWay() error {
+	return &problem.Error{Code: problem.QuotaExceeded, RetryAfter: attemptTime, Detail: "Too many logins to this account or from this address are under way, try again when they have ended."}
+}
+
+// enter counts a login as under way and says its place among them, from 1, or refuses it by what is known here.
+func (u *underway) enter(keys [2]string, limits [2]Attempts, now time.Time) (place [2]int, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var wait time.Duration
+	for i, key := range keys {
+		if b, ok := u.blocked[key]; ok && now.Sub(b.seen) < blockedFor {
+			wait = max(wait, b.until.Sub(now))
+		}
+		if u.logins[key] >= limits[i].N {
+			err = tooManyUnderWay()
+		}
 	}
 	if wait > 0 {
-		return t, &problem.Error{Code: problem.QuotaExceeded, RetryAfter: wait, Detail: "Too many logins have failed, try again later."}
+		err = tooManyFailed(wait)
 	}
-	for i := range a.by {
-		a.by[i].add(t.keys[i], limits[i], now)
+	if err != nil {
+		return place, err
 	}
-	return t, nil
+	for i, key := range keys {
+		u.logins[key]++
+		place[i] = u.logins[key]
+	}
+	return place, nil
 }
 
-// passed takes the attempt back, and the account's failures before it.
-func (t attempt) passed() {
-	t.a.mu.Lock()
-	defer t.a.mu.Unlock()
-	delete(t.a.by[byAccount].counts, t.keys[byAccount])
-	t.a.by[byAddress].sub(t.keys[byAddress])
+func (u *underway) block(key string, b block) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.blocked) >= blockedKept {
+		clear(u.blocked) // the next look finds them again
+	}
+	u.blocked[key] = b
 }
 
-// untried takes the attempt back: no password was checked.
-func (t attempt) untried() {
-	t.a.mu.Lock()
-	defer t.a.mu.Unlock()
-	for i := range t.a.by {
-		t.a.by[i].sub(t.keys[i])
-	}
-}
-
-func (w *window) wait(key uint64, limit Attempts, now time.Time) time.Duration {
-	c := w.counts[key]
-	if c == nil || c.n < limit.N {
-		return 0
-	}
-	return max(0, c.began.Add(limit.Per).Sub(now))
-}
-
-func (w *window) add(key uint64, limit Attempts, now time.Time) {
-	c := w.counts[key]
-	if c != nil && now.Sub(c.began) < limit.Per {
-		c.n++
-		return
-	}
-	if len(w.order) >= 2*attemptsKept {
-		w.compact()
-	}
-	for len(w.counts) >= attemptsKept && len(w.order) > 0 {
-		delete(w.counts, w.order[0])
-		w.order = w.order[1:]
-	}
-	w.counts[key] = &count{1, now}
-	w.order = append(w.order, key)
-}
-
-// compact drops keys from the order that have gone, and of those that stand in it twice the earlier.
-func (w *window) compact() {
-	seen := make(map[uint64]bool, len(w.counts))
-	kept := make([]uint64, 0, len(w.counts))
-	for i := len(w.order) - 1; i >= 0; i-- {
-		if key := w.order[i]; w.counts[key] != nil && !seen[key] {
-			seen[key] = true
-			kept = append(kept, key)
+// end takes the login from those under way.
+func (t attempt) end() {
+	u := t.of.mine
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, key := range t.keys {
+		if u.logins[key]--; u.logins[key] <= 0 {
+			delete(u.logins, key)
 		}
 	}
-	for i, j := 0, len(kept)-1; i < j; i, j = i+1, j-1 {
-		kept[i], kept[j] = kept[j], kept[i]
-	}
-	w.order = kept
 }
 
-func (w *window) sub(key uint64) {
-	if c := w.counts[key]; c != nil {
-		if c.n--; c.n <= 0 {
-			delete(w.counts, key)
+// failures are those of an account or address in its window.
+type failures struct {
+	n     int
+	until time.Time
+}
+
+// failed reads the failures of all instances.
+func (a *attempts) failed(ctx context.Context, keys [2]string, now time.Time) (list [2]failures, err error) {
+	rows, err := a.db.Read.QueryContext(ctx, `SELECT hash, failed, expires_at FROM identity_attempts WHERE hash IN ($1, $2) AND expires_at > $3`,
+		keys[byAccount], keys[byAddress], now.UnixMilli())
+	if err != nil {
+		return list, fmt.Errorf("reading the failed logins: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var key string
+		var f failures
+		var until int64
+		if err = rows.Scan(&key, &f.n, &until); err != nil {
+			return list, fmt.Errorf("reading the failed logins: %w", err)
+		}
+		f.until = time.UnixMilli(until)
+		for i := range keys {
+			if key == keys[i] {
+				list[i] = f
+			}
 		}
 	}
+	return list, rows.Err()
+}
+
+// fail stores that the login failed, also when the client has gone: it had its guess.
+func (t attempt) fail(ctx context.Context, now time.Time) (err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+	defer cancel()
+	const tries = 3 // PostgreSQL may give one up for the sweep, which locks rows in another order
+	for range tries {
+		_, err = t.of.db.Write.ExecContext(ctx, `INSERT INTO identity_attempts (hash, failed, expires_at) VALUES ($1, 1, $2), ($3, 1, $4)
+			ON CONFLICT (hash) DO UPDATE SET
+				failed = CASE WHEN identity_attempts.expires_at > $5 THEN identity_attempts.failed + 1 ELSE 1 END,
+				expires_at = CASE WHEN identity_attempts.expires_at > $5 THEN identity_attempts.expires_at ELSE excluded.expires_at END`,
+			t.keys[byAccount], now.Add(t.of.limits[byAccount].Per).UnixMilli(), t.keys[byAddress], now.Add(t.of.limits[byAddress].Per).UnixMilli(), now.UnixMilli())
+		if !sqldb.IsAborted(err) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("storing a failed login: %w", err)
+	}
+	return nil
+}
+
+// forgetFailures forgets the failed logins to an account, in the transaction that shows its owner to be there.
+func forgetFailures(ctx context.Context, tx *sql.Tx, email string) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM identity_attempts WHERE hash = $1`, accountKey(email)); err != nil {
+		return fmt.Errorf("forgetting the failed logins: %w", err)
+	}
+	return nil
+}
+
+// sweep deletes what has expired, and of the rest what is beyond keep rows: those that expire first.
+func (a *attempts) sweep(ctx context.Context, now time.Time, keep int) error {
+	var until int64
+	err := a.db.Read.QueryRowContext(ctx, `SELECT expires_at FROM identity_attempts ORDER BY expires_at DESC LIMIT 1 OFFSET $1`, keep).Scan(&until)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("counting the failed logins: %w", err)
+	}
+	return a.db.DeleteExpired(ctx, "identity_attempts", "hash", time.UnixMilli(max(until, now.UnixMilli())))
 }
 
 // network is what clients are counted by: an IPv4 address, or the /64 of an IPv6 address, all of which

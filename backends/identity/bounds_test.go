@@ -1,42 +1,155 @@
 package identity
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-func TestAttemptsAreBounded(t *testing.T) {
-	a, now := newAttempts(), time.Now()
-	limits := [2]Attempts{{2, time.Hour}, {1_000_000, time.Hour}}
-	addr := netip.MustParseAddr("192.0.2.1")
-	for i := range attemptsKept + 5000 {
-		if _, err := a.begin(fmt.Sprint("user", i), addr, limits, now); err != nil {
-			t.Fatal(err)
-		}
+// openDB opens the database at url, or a new one on disk for "".
+func openDB(t *testing.T, url string) *sqldb.DB {
+	t.Helper()
+	var db *sqldb.DB
+	var err error
+	if url == "" {
+		db, err = sqldb.Open(t.Context(), t.TempDir())
+	} else {
+		db, err = sqldb.OpenPostgres(t.Context(), url)
 	}
-	if n := len(a.by[byAccount].counts); n != attemptsKept {
-		t.Errorf("got %d accounts remembered, want %d", n, attemptsKept)
-	}
-	last := fmt.Sprint("user", attemptsKept+4999)
-	if _, err := a.begin(last, addr, limits, now); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.begin(last, addr, limits, now); err == nil {
-		t.Error("the newest account is forgotten")
+	t.Cleanup(func() { _ = db.Close() })
+	if _, err = OpenUsers(t.Context(), db); err != nil {
+		t.Fatal(err)
 	}
-	// Those that come and go leave nothing either.
-	for i := range 3 * attemptsKept {
-		try, err := a.begin(fmt.Sprint("other", i), addr, limits, now)
+	return db
+}
+
+func count(t *testing.T, db *sqldb.DB, query string, args ...any) (n int) {
+	t.Helper()
+	if err := db.Read.QueryRowContext(t.Context(), query, args...).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestAttemptsInMemoryAreBounded(t *testing.T) {
+	a := attempts{openDB(t, ""), [2]Attempts{{2, time.Hour}, {1_000_000, time.Hour}}, newUnderway()}
+	addr, now := netip.MustParseAddr("192.0.2.1"), time.Now()
+	begin := func(email string) (attempt, error) { return a.begin(t.Context(), email, addr, now) }
+	one, err := begin("ada@example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := begin("ada@example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = begin("ADA@example.com"); err == nil {
+		t.Error("a third login is under way, want at most two")
+	}
+	if _, err = begin("eve@example.com"); err != nil {
+		t.Errorf("another account: %v", err)
+	}
+	one.end() // neither has failed
+	if _, err = begin("ada@example.com"); err != nil {
+		t.Errorf("after the end of one: %v", err)
+	}
+	two.end()
+	if n := len(a.mine.logins); n != 3 { // ada, eve, the address
+		t.Errorf("got %d in memory, want 3", n)
+	}
+	for i := range blockedKept + 10 {
+		a.mine.block(strconv.Itoa(i), block{now, now.Add(time.Hour)})
+	}
+	if n := len(a.mine.blocked); n > blockedKept {
+		t.Errorf("got %d known to be blocked, want at most %d", n, blockedKept)
+	}
+	if _, err := a.mine.enter([2]string{"x", strconv.Itoa(blockedKept + 9)}, a.limits, now); err == nil {
+		t.Error("the newest is forgotten")
+	}
+}
+
+func TestStoredAttemptsAreBounded(t *testing.T) {
+	t.Parallel()
+	pgtest.Each(t, func(t *testing.T, url string) {
+		a := attempts{openDB(t, url), [2]Attempts{}, newUnderway()}
+		now := time.UnixMilli(1_000_000)
+		for i, until := range []int64{999_999, 1_000_000, 1_000_001, 1_000_002, 1_000_003, 1_000_004} {
+			if _, err := a.db.Write.ExecContext(t.Context(), `INSERT INTO identity_attempts (hash, failed, expires_at) VALUES ($1, 1, $2)`, strconv.Itoa(i), until); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Two have expired; then those go that expire first.
+		for _, keep := range []int{100, 4, 3, 1} {
+			if err := a.sweep(t.Context(), now, keep); err != nil {
+				t.Fatal(err)
+			}
+			want := min(keep, 4)
+			if n := count(t, a.db, `SELECT count(*) FROM identity_attempts`); n != want {
+				t.Errorf("got %d rows, want %d", n, want)
+			}
+			if n := count(t, a.db, `SELECT count(*) FROM identity_attempts WHERE expires_at > $1`, 1_000_004-want); n != want {
+				t.Errorf("got %d of the rows that expire last, want %d", n, want)
+			}
+		}
+	})
+}
+
+func TestAFailureIsStoredWhenTheClientIsGone(t *testing.T) {
+	t.Parallel()
+	pgtest.Each(t, func(t *testing.T, url string) {
+		a := attempts{openDB(t, url), [2]Attempts{{5, time.Hour}, {5, time.Hour}}, newUnderway()}
+		ctx, cancel := context.WithCancel(t.Context())
+		try, err := a.begin(ctx, "ada@example.com", netip.Addr{}, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
-		try.passed()
+		cancel()
+		if err = try.fail(ctx, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if n := count(t, a.db, `SELECT count(*) FROM identity_attempts WHERE failed = 1`); n != 2 {
+			t.Errorf("got %d rows, want those of the account and of the address", n)
+		}
+	})
+}
+
+func TestALoginAtTheBoundOfSessionsNeedsRoom(t *testing.T) {
+	t.Parallel()
+	u, err := OpenUsers(t.Context(), openDB(t, ""))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if n := len(a.by[byAccount].order); n > 2*attemptsKept {
-		t.Errorf("got %d places for accounts, want at most %d", n, 2*attemptsKept)
+	user, err := u.add(t.Context(), "ada@example.com", "x", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, l := credentials{User: user}, lives{time.Hour, time.Hour, 0}
+	for range maxSessions {
+		if _, _, err = u.start(t.Context(), c, l, func() error { t.Error("room is asked for where none is needed"); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full := errors.New("no room")
+	if _, _, err = u.start(t.Context(), c, l, func() error { return full }); !errors.Is(err, full) {
+		t.Errorf("got %v, want %v", err, full)
+	}
+	_, revoked, err := u.start(t.Context(), c, l, func() error { return nil })
+	if err != nil || len(revoked) != 1 {
+		t.Errorf("got %v revoked (%v), want one", revoked, err)
+	}
+	if n := count(t, u.db, `SELECT count(*) FROM identity_sessions`); n != maxSessions {
+		t.Errorf("got %d sessions, want %d", n, maxSessions)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 type Change struct {
 	Role, Scope *string
 	Disabled    *bool
-	// Password ends the user's sessions, as does Disabled.
+	// Password ends the user's sessions, as does Disabled, and forgets the failed logins to the account.
 	Password *string
 }
 
@@ -105,6 +105,9 @@ func (u *Users) change(ctx context.Context, w which, c Change, hash string) (use
 		if hash != "" {
 			if _, err := tx.ExecContext(ctx, `UPDATE identity_users SET password_hash = $1 WHERE id = $2`, hash, user.ID); err != nil {
 				return fmt.Errorf("changing the password: %w", err)
+			}
+			if err := forgetFailures(ctx, tx, user.Email); err != nil {
+				return err
 			}
 		}
 		end := hash != "" || user.Disabled && !before.Disabled

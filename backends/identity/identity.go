@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/alexedwards/argon2id"
+
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/redisconn"
@@ -56,9 +58,11 @@ type Config struct {
 	// RefreshGrace is how long a refresh token may be used again after its first use, up to 5m, for clients
 	// that lose the answer. Who uses one later ends its session. Default: 0s, at once.
 	RefreshGrace unit.Duration `json:"refresh_grace,omitempty"`
-	// Attempts is how many logins to one account may fail in a time, on each instance. Default: 10/15m.
+	// Attempts is how many logins to one account may fail in a time, over all instances that share the
+	// database and over their restarts. A login forgets the account's failures, as does a new password.
+	// Default: 10/15m.
 	Attempts Attempts `json:"attempts,omitzero"`
-	// IPAttempts is how many logins from one client address may fail in a time, on each instance; of
+	// IPAttempts is how many logins from one client address may fail in a time, over all instances too; of
 	// IPv6 a /64 counts as one. Default: 100/15m.
 	IPAttempts Attempts `json:"ip_attempts,omitzero"`
 	// AdminSecret names the secret set that lets into the admin API over HTTP, as Authorization: Bearer.
@@ -130,7 +134,7 @@ func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, err
 	if err != nil {
 		return nil, err
 	}
-	s.attempts = h.Memory("identity.attempts", func() any { return newAttempts() }).(*attempts)
+	s.attempts.mine = h.Memory("identity.attempts", func() any { return newUnderway() }).(*underway)
 	if err = s.revoked.poll(ctx); err != nil {
 		return nil, err
 	}
@@ -156,6 +160,9 @@ type Deps struct {
 	Redis *redisconn.Conn
 	// Log is required.
 	Log *slog.Logger
+	// HashCost is what the hash of a password costs; one of another cost is replaced at the next login.
+	// Default: that of HashPassword, 19 MiB and two passes, below which nobody should go but tests.
+	HashCost *argon2id.Params
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
 }
@@ -164,13 +171,12 @@ type Deps struct {
 type Service struct {
 	cfg        Config
 	lives      lives
-	limits     [2]Attempts
 	users      *Users
 	keys       *secret.Derived[*Signer]
 	generation atomic.Uint64
 	admin      *secret.Set
 	pool       *hashPool
-	attempts   *attempts
+	attempts   attempts
 	revoked    *revocations
 	public     *httpapi.Router
 	all        *httpapi.Router // with the admin API
@@ -186,9 +192,10 @@ func New(c Config, d Deps) (*Service, error) {
 	}
 	users := &Users{d.Users.db, d.Now}
 	s := &Service{
-		cfg: c, lives: lives{c.TTL.Std(), c.RefreshTTL.Std(), c.RefreshGrace.Std()}, limits: [2]Attempts{c.Attempts, c.IPAttempts},
-		users: users, admin: d.Admin, pool: newHashPool(), attempts: newAttempts(), log: d.Log, now: d.Now,
-		revoked: &revocations{db: users.db, index: newIndex(), log: d.Log, now: d.Now},
+		cfg: c, lives: lives{c.TTL.Std(), c.RefreshTTL.Std(), c.RefreshGrace.Std()},
+		users: users, admin: d.Admin, pool: newHashPool(d.HashCost), log: d.Log, now: d.Now,
+		attempts: attempts{users.db, [2]Attempts{byAccount: c.Attempts, byAddress: c.IPAttempts}, newUnderway()},
+		revoked:  &revocations{db: users.db, index: newIndex(), log: d.Log, now: d.Now},
 	}
 	if d.Redis != nil {
 		s.revoked.redis = newRedisList(d.Redis, s.revoked)
@@ -262,6 +269,7 @@ func (s *Service) sweep(ctx context.Context) {
 		err := errors.Join(
 			s.users.db.DeleteExpired(ctx, "identity_refresh", "hash", now),
 			s.users.db.DeleteExpired(ctx, "identity_sessions", "id", now),
+			s.attempts.sweep(ctx, now, attemptsKept),
 			s.revoked.sweep(ctx, now))
 		if err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "deleting what has expired failed", "error", err)

@@ -3,12 +3,9 @@ package identity_test
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -23,111 +20,11 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/identity"
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
-	"github.com/gatehouse-proxy/gatehouse/internal/secret"
-	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
-func keySet(raw ...[]byte) *secret.Set {
-	var versions []secret.Version
-	for _, b := range raw {
-		versions = append(versions, secret.Version{Label: "test", Value: secret.NewValue(b)})
-	}
-	return secret.NewSet("signing", versions...)
-}
-
-func pkcs8(t testing.TB, key any) []byte {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-}
-
-type fixture struct {
-	*identity.Service
-	users *identity.Users
-	db    *sqldb.DB
-}
-
-// open opens the database at url, or for "" the one in dir.
-func open(t testing.TB, url, dir string) *sqldb.DB {
-	t.Helper()
-	var db *sqldb.DB
-	var err error
-	if url != "" {
-		db, err = sqldb.OpenPostgres(context.Background(), url)
-	} else {
-		db, err = sqldb.Open(context.Background(), dir)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
-
-func start(t testing.TB, cfg identity.Config, keys *secret.Set, url string) fixture {
-	t.Helper()
-	return startOn(t, cfg, identity.Deps{Keys: keys}, open(t, url, t.TempDir()))
-}
-
-// startOn makes a service over db, and generates a key if it has none.
-func startOn(t testing.TB, cfg identity.Config, d identity.Deps, db *sqldb.DB) fixture {
-	t.Helper()
-	users, err := identity.OpenUsers(t.Context(), db)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d.Keys == nil {
-		raw, err := identity.GenerateKey()
-		if err != nil {
-			t.Fatal(err)
-		}
-		d.Keys = keySet(raw)
-	}
-	d.Users = users
-	if d.Log == nil {
-		d.Log = slog.New(slog.DiscardHandler)
-	}
-	s, err := identity.New(cfg, d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fixture{s, users, db}
-}
-
-func (f fixture) post(path, body string) *http.Response {
-	w := httptest.NewRecorder()
-	f.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
-	return w.Result()
-}
-
-func (f fixture) login(email, password string) *http.Response {
-	b, _ := json.Marshal(map[string]string{"email": email, "password": password})
-	return f.post("/login", string(b))
-}
-
-func (f fixture) mustAdd(t testing.TB, email, password, role, scope string) identity.User {
-	t.Helper()
-	u, err := f.users.Add(t.Context(), email, password, role, scope)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u
-}
-
-func body(t testing.TB, resp *http.Response) map[string]any {
-	t.Helper()
-	var m map[string]any
-	if err := json.NewDecoder(resp.Body).Decode(&m); err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
 func TestLoginGivesATokenThatThePublishedKeyVerifies(t *testing.T) {
+	t.Parallel()
 	pgtest.Each(t, testLoginGivesATokenThatThePublishedKeyVerifies)
 }
 
@@ -178,7 +75,7 @@ func testLoginGivesATokenThatThePublishedKeyVerifies(t *testing.T, url string) {
 func TestBadCredentialsHaveOneAnswer(t *testing.T) { pgtest.Each(t, testBadCredentialsHaveOneAnswer) }
 
 func testBadCredentialsHaveOneAnswer(t *testing.T, url string) {
-	f := start(t, identity.Config{}, nil, url)
+	f := startAtCost(t, identity.Config{}, identity.Deps{}, open(t, url, t.TempDir()))
 	f.mustAdd(t, "ada@example.com", "correct horse", "", "")
 	f.mustAdd(t, "off@example.com", "correct horse", "", "")
 	if err := f.users.Disable(t.Context(), "OFF@example.com"); err != nil {
@@ -221,7 +118,10 @@ func testBadCredentialsHaveOneAnswer(t *testing.T, url string) {
 	}
 }
 
-func TestLoginRefusesHostileBodies(t *testing.T) { pgtest.Each(t, testLoginRefusesHostileBodies) }
+func TestLoginRefusesHostileBodies(t *testing.T) {
+	t.Parallel()
+	pgtest.Each(t, testLoginRefusesHostileBodies)
+}
 
 func testLoginRefusesHostileBodies(t *testing.T, url string) {
 	f := start(t, identity.Config{}, nil, url)
@@ -251,7 +151,7 @@ func testLoginRefusesHostileBodies(t *testing.T, url string) {
 
 func TestManyLoginsAreBounded(t *testing.T) {
 	many := identity.Attempts{N: 1000, Per: time.Minute}
-	f := start(t, identity.Config{Attempts: many, IPAttempts: many}, nil, "")
+	f := startAtCost(t, identity.Config{Attempts: many, IPAttempts: many}, identity.Deps{}, open(t, "", t.TempDir()))
 	const logins = 200
 	codes := make(chan *http.Response, logins)
 	for range logins {
@@ -271,11 +171,12 @@ func TestManyLoginsAreBounded(t *testing.T) {
 }
 
 func TestLoginRehashesOutdatedParameters(t *testing.T) {
+	t.Parallel()
 	pgtest.Each(t, testLoginRehashesOutdatedParameters)
 }
 
 func testLoginRehashesOutdatedParameters(t *testing.T, url string) {
-	f := start(t, identity.Config{}, nil, url)
+	f := startAtCost(t, identity.Config{}, identity.Deps{}, open(t, url, t.TempDir()))
 	u := f.mustAdd(t, "ada@example.com", "correct horse", "", "")
 	old, err := argon2id.CreateHash("correct horse", &argon2id.Params{Memory: 1 << 10, Iterations: 1, Parallelism: 1, SaltLength: 16, KeyLength: 32})
 	if err != nil {
@@ -298,7 +199,10 @@ func testLoginRehashesOutdatedParameters(t *testing.T, url string) {
 	}
 }
 
-func TestUsers(t *testing.T) { pgtest.Each(t, testUsers) }
+func TestUsers(t *testing.T) {
+	t.Parallel()
+	pgtest.Each(t, testUsers)
+}
 
 func testUsers(t *testing.T, url string) {
 	f := start(t, identity.Config{}, nil, url)

@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -10,6 +11,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,9 +21,11 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/identity"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 )
 
 func TestSigningKeys(t *testing.T) {
+	t.Parallel()
 	ec, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ec384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	rsaKey, _ := rsa.GenerateKey(rand.Reader, 2048)
@@ -111,4 +115,92 @@ func TestMintRefusesClaims(t *testing.T) {
 			t.Errorf("%s: got no error", name)
 		}
 	}
+}
+
+func TestKeysRotateWhileItRuns(t *testing.T) {
+	t.Parallel()
+	raw := func() secret.Value {
+		b, err := identity.GenerateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret.NewValue(b)
+	}
+	one, two := secret.Version{Label: "one", Value: raw()}, secret.Version{Label: "two", Value: raw(), ActiveFrom: time.Now().Add(time.Hour)}
+	set := secret.NewSet("signing", one)
+	var log bytes.Buffer
+	f := startOn(t, identity.Config{}, identity.Deps{Keys: set, Log: slog.New(slog.NewTextHandler(&log, nil))}, open(t, "", t.TempDir()))
+	f.mustAdd(t, "ada@example.com", "correct horse", "", "")
+	published := func() int {
+		w := httptest.NewRecorder()
+		f.ServeHTTP(w, httptest.NewRequest("GET", "/.well-known/jwks.json", nil))
+		return strings.Count(w.Body.String(), `"kid"`)
+	}
+	kids := func() (kids []string) {
+		f.VerificationKeys(func(kid, _ string, _ any) { kids = append(kids, kid) })
+		return kids
+	}
+	first, gen, before := f.mustLogin(t, "ada@example.com", "correct horse").Token, f.KeysGeneration(), kids()
+	if f.KeysGeneration() != gen {
+		t.Error("the generation changes by itself")
+	}
+
+	set.Replace([]secret.Version{two, one}) // two is yet to come
+	if published() != 2 || len(kids()) != 1 {
+		t.Errorf("got %d keys published and %d in force, want 2 and 1", published(), len(kids()))
+	}
+	two.ActiveFrom = time.Time{}
+	set.Replace([]secret.Version{two, one})
+	if f.KeysGeneration() == gen || len(kids()) != 2 || !f.accepts(first) {
+		t.Error("the keys did not become two")
+	}
+	second := f.mustLogin(t, "ada@example.com", "correct horse").Token
+	if header, _, _ := strings.Cut(second, "."); strings.HasPrefix(first, header+".") {
+		t.Error("the newest key does not sign")
+	}
+
+	gen = f.KeysGeneration()
+	set.Replace([]secret.Version{{Label: "broken", Value: secret.NewValue([]byte("short"))}, two})
+	for range 3 {
+		if f.KeysGeneration() != gen || len(kids()) != 2 || !f.accepts(second) {
+			t.Error("a broken version takes the good ones out of force")
+		}
+	}
+	if n := strings.Count(log.String(), "the last good ones stay in force"); n != 1 || strings.Contains(log.String(), "short") && strings.Contains(log.String(), "value=short") {
+		t.Errorf("got %d lines in the log, want 1: %s", n, log.String())
+	}
+
+	set.Replace([]secret.Version{two})
+	if f.accepts(first) || !f.accepts(second) {
+		t.Error("a key that is gone verifies, or its successor does not")
+	}
+	if f.KeyUsed(before[0], time.Now()); !set.Versions()[0].LastUsed().After(time.Time{}) {
+		t.Error("the use of the key that signed is not seen")
+	}
+	set.Replace(nil)
+	if resp := f.login("ada@example.com", "correct horse"); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("without a key: got %d, want 503", resp.StatusCode)
+	}
+	if f.accepts(second) || published() != 0 {
+		t.Error("retired keys verify")
+	}
+	set.Replace([]secret.Version{one})
+	f.mustLogin(t, "ada@example.com", "correct horse")
+}
+
+func TestKeyUseIsSeen(t *testing.T) {
+	a, _ := identity.GenerateKey()
+	b, _ := identity.GenerateKey()
+	set := keySet(a, b)
+	f := start(t, identity.Config{}, set, "")
+	n := 0
+	f.VerificationKeys(func(kid, _ string, _ any) {
+		now := time.Now().Add(time.Duration(n) * time.Hour)
+		f.KeyUsed(kid, now)
+		if got := set.Versions()[n].LastUsed(); got.Sub(now).Abs() > time.Second {
+			t.Errorf("version %d: got %s, want %s", n, got, now)
+		}
+		n++
+	})
+	f.KeyUsed("unknown", time.Now())
 }

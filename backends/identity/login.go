@@ -41,7 +41,8 @@ type tokensResponse struct {
 	RefreshExpiresIn int64  `json:"refresh_expires_in"`
 }
 
-// login answers POST /login.
+// login answers POST /login. It begins a session; if the user then has more than 100, the one that was refreshed
+// longest ago ends with its access tokens, as by a logout.
 func (s *Service) login(w http.ResponseWriter, r *http.Request) error {
 	var in loginRequest
 	if err := httpapi.DecodeJSON(w, r, maxBody, &in); err != nil {
@@ -57,16 +58,17 @@ func (s *Service) login(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	attempt, err := s.attempts.begin(in.Email, clientAddr(r), s.limits, s.now())
+	attempt, err := s.attempts.begin(r.Context(), in.Email, clientAddr(r), s.now())
 	if err != nil {
 		return err
 	}
+	defer attempt.end()
 	g, err := s.open(r.Context(), in)
-	switch {
-	case err == nil:
-		attempt.passed()
-	case !errors.Is(err, errBadCredentials):
-		attempt.untried()
+	if errors.Is(err, errBadCredentials) {
+		// Where this cannot be stored a right password opens nothing either, so nothing was learned.
+		if away := attempt.fail(r.Context(), s.now()); away != nil {
+			return away
+		}
 	}
 	if err != nil {
 		return err
@@ -81,9 +83,14 @@ func (s *Service) open(ctx context.Context, in loginRequest) (g grant, err error
 		if err != nil {
 			return g, err
 		}
-		if g, err = s.users.start(ctx, c, s.lives); !errors.Is(err, errChanged) {
-			return g, err
+		g, revoked, err := s.users.start(ctx, c, s.lives, s.revoked.room)
+		if errors.Is(err, errChanged) {
+			continue
 		}
+		if err == nil && len(revoked) > 0 {
+			s.passOn(ctx, revoked)
+		}
+		return g, err
 	}
 	return g, &problem.Error{Code: problem.Unavailable, Detail: "The user is being changed right now, try again in a second.", RetryAfter: time.Second}
 }

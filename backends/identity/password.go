@@ -27,8 +27,10 @@ const (
 var hashParams = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
 // HashPassword is the argon2id hash of a password as it is stored.
-func HashPassword(password string) (string, error) {
-	hash, err := argon2id.CreateHash(password, hashParams)
+func HashPassword(password string) (string, error) { return hashPassword(password, hashParams) }
+
+func hashPassword(password string, cost *argon2id.Params) (string, error) {
+	hash, err := argon2id.CreateHash(password, cost)
 	if err != nil {
 		return "", fmt.Errorf("hashing the password: %w", err)
 	}
@@ -40,14 +42,21 @@ func HashPassword(password string) (string, error) {
 type hashPool struct {
 	slots   chan struct{}
 	waiting atomic.Int32
+	cost    *argon2id.Params
 	// dummy is compared with where there is no user, so that the answer takes as long.
 	dummy string
 }
 
-func newHashPool() *hashPool {
+// newHashPool makes a pool whose new hashes cost what is given, or as hashParams for nil.
+func newHashPool(cost *argon2id.Params) *hashPool {
+	if cost == nil {
+		cost = hashParams
+	}
 	return &hashPool{
 		slots: make(chan struct{}, hashesAtOnce),
-		dummy: "$argon2id$v=19$m=19456,t=2,p=1$Z2F0ZWhvdXNlIGR1bW15IQ$MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY",
+		cost:  cost,
+		dummy: fmt.Sprintf("$argon2id$v=19$m=%d,t=%d,p=%d$Z2F0ZWhvdXNlIGR1bW15IQ$MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY",
+			cost.Memory, cost.Iterations, cost.Parallelism),
 	}
 }
 
@@ -62,16 +71,16 @@ func (p *hashPool) check(ctx context.Context, password, hash string) (match, out
 	if err != nil {
 		return false, false, fmt.Errorf("reading a password hash: %w", err)
 	}
-	return match, *params != *hashParams, nil
+	return match, *params != *p.cost, nil
 }
 
-// hash is HashPassword in its turn.
+// hash is the hash of a new password, in its turn.
 func (p *hashPool) hash(ctx context.Context, password string) (string, error) {
 	if err := p.enter(ctx); err != nil {
 		return "", err
 	}
 	defer func() { <-p.slots }()
-	return HashPassword(password)
+	return hashPassword(password, p.cost)
 }
 
 // enter waits for a slot. The caller gives it back.

@@ -35,14 +35,19 @@ func (s *Service) refresh(w http.ResponseWriter, r *http.Request) error {
 	g, revoked, err := s.users.rotate(r.Context(), in.RefreshToken, s.lives)
 	if errors.Is(err, errReused) {
 		s.log.WarnContext(r.Context(), "a refresh token was used a second time, its session is ended", "revoked", ids(revoked))
-		if away := s.revoked.committed(r.Context(), revoked...); away != nil {
-			s.log.WarnContext(r.Context(), "passing on the end of a session", "error", away)
-		}
+		s.passOn(r.Context(), revoked)
 	}
 	if err != nil {
 		return err
 	}
 	return s.answer(w, signer, g)
+}
+
+// passOn puts the end of a session in force where the answer is not about it.
+func (s *Service) passOn(ctx context.Context, revoked []Revocation) {
+	if away := s.revoked.committed(ctx, revoked...); away != nil {
+		s.log.WarnContext(ctx, "passing on the end of a session", "error", away)
+	}
 }
 
 func ids(list []Revocation) (ids []string) {

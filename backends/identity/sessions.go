@@ -19,6 +19,11 @@ const (
 	refreshPrefix = "rt_"
 	// usedKept is how many used refresh tokens of a session are known; an older one is like an unknown one.
 	usedKept = 1000
+	// maxSessions is how many sessions a user has at most. A login beyond them ends the one that was refreshed
+	// longest ago.
+	maxSessions = 100
+	// endedAtOnce is how many a login ends at most: more than one only where they are of before the bound.
+	endedAtOnce = 20
 	// iatAhead is how far the iat of a token may lie ahead. It is ahead by a second after a revocation in
 	// the same second.
 	iatAhead = 5 * time.Second
@@ -77,8 +82,10 @@ func issue(ctx context.Context, tx *sql.Tx, user User, now time.Time) (time.Time
 	return at, nil
 }
 
-// start begins a session of a user whose password was right. errChanged if the user changed since then.
-func (u *Users) start(ctx context.Context, c credentials, l lives) (g grant, err error) {
+// start begins a session of a user whose password was right, and forgets the account's failed logins.
+// Sessions that are too many then end, with what that revokes; room is asked before, and its error is
+// the login's. errChanged if the user changed since the password was checked.
+func (u *Users) start(ctx context.Context, c credentials, l lives, room func() error) (g grant, revoked []Revocation, err error) {
 	now := u.now()
 	err = u.db.InTx(ctx, func(tx *sql.Tx) error {
 		user, err := lockUser(ctx, tx, byID(c.ID))
@@ -92,6 +99,13 @@ func (u *Users) start(ctx context.Context, c credentials, l lives) (g grant, err
 		if err != nil {
 			return err
 		}
+		tooMany, err := oldSessions(ctx, tx, user.ID)
+		if err == nil && len(tooMany) > 0 {
+			err = room()
+		}
+		if err != nil {
+			return err
+		}
 		token, hash := newRefresh()
 		g = grant{user: user, session: newID("ses_"), authTime: now.Unix(), issued: at, refresh: token}
 		expires := now.Add(l.refresh).UnixMilli()
@@ -100,9 +114,34 @@ func (u *Users) start(ctx context.Context, c credentials, l lives) (g grant, err
 		if err != nil {
 			return fmt.Errorf("storing the session: %w", err)
 		}
-		return insertRefresh(ctx, tx, hash, g.session, 1, expires)
+		if err = insertRefresh(ctx, tx, hash, g.session, 1, expires); err != nil {
+			return err
+		}
+		if err = forgetFailures(ctx, tx, user.Email); err != nil {
+			return err
+		}
+		revoked, err = u.endSessions(ctx, tx, tooMany, now)
+		return err
 	})
-	return g, err
+	return g, revoked, err
+}
+
+// oldSessions are those of a user, who is locked, that must end so that there is room for one more.
+func oldSessions(ctx context.Context, tx *sql.Tx, user string) (list []ending, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT id, access_exp FROM identity_sessions WHERE user_id = $1
+		ORDER BY refreshed_at DESC, id DESC LIMIT $2 OFFSET $3`, user, endedAtOnce, maxSessions-1)
+	if err != nil {
+		return nil, fmt.Errorf("counting the sessions: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var e ending
+		if err = rows.Scan(&e.session, &e.accessExp); err != nil {
+			return nil, fmt.Errorf("counting the sessions: %w", err)
+		}
+		list = append(list, e)
+	}
+	return list, rows.Err()
 }
 
 func insertRefresh(ctx context.Context, tx *sql.Tx, hash, session string, generation, expires int64) error {
@@ -156,7 +195,7 @@ func (u *Users) rotate(ctx context.Context, token string, l lives) (g grant, rev
 		now := u.now()
 		if r.usedAt != 0 && (l.grace == 0 || now.UnixMilli() > r.usedAt+l.grace.Milliseconds()) {
 			reused = true
-			revoked, err = u.endSession(ctx, tx, r.session, r.accessExp, now)
+			revoked, err = u.endSessions(ctx, tx, []ending{{r.session, r.accessExp}}, now)
 			return err
 		}
 		if r.user.Disabled || r.expires <= now.UnixMilli() {
@@ -200,16 +239,30 @@ func (u *Users) next(ctx context.Context, tx *sql.Tx, r refreshRow, used string,
 	return g, nil
 }
 
-// endSession deletes a session whose user is locked, and revokes its access tokens. The transaction
+// ending is a session that is to end.
+type ending struct {
+	session   string
+	accessExp int64 // the greatest exp of its access tokens, unix seconds
+}
+
+// endSessions deletes sessions of a user who is locked, and revokes their access tokens. The transaction
 // does nothing afterwards.
-func (u *Users) endSession(ctx context.Context, tx *sql.Tx, session string, accessExp int64, now time.Time) ([]Revocation, error) {
-	for _, statement := range []string{`DELETE FROM identity_refresh WHERE session_id = $1`, `DELETE FROM identity_sessions WHERE id = $1`} {
-		if _, err := tx.ExecContext(ctx, statement, session); err != nil {
-			return nil, fmt.Errorf("ending a session: %w", err)
+func (u *Users) endSessions(ctx context.Context, tx *sql.Tx, list []ending, now time.Time) (revoked []Revocation, err error) {
+	for _, e := range list {
+		for _, statement := range []string{`DELETE FROM identity_refresh WHERE session_id = $1`, `DELETE FROM identity_sessions WHERE id = $1`} {
+			if _, err = tx.ExecContext(ctx, statement, e.session); err != nil {
+				return nil, fmt.Errorf("ending a session: %w", err)
+			}
 		}
 	}
-	r, err := writeRevocation(ctx, u.db, tx, newRevocation(KindSession, "", session, 0, time.Unix(accessExp, 0).Add(leeway).UnixMilli()), now)
-	return []Revocation{r}, err
+	for _, e := range list {
+		r, err := writeRevocation(ctx, u.db, tx, newRevocation(KindSession, "", e.session, 0, time.Unix(e.accessExp, 0).Add(leeway).UnixMilli()), now)
+		if err != nil {
+			return nil, err
+		}
+		revoked = append(revoked, r)
+	}
+	return revoked, nil
 }
 
 // endByRefresh ends the session of a refresh token, used or not. Nothing happens for an unknown one. valid
@@ -225,7 +278,7 @@ func (u *Users) endByRefresh(ctx context.Context, token string, all bool) (revok
 		if all && valid {
 			revoked, err = u.revokeAll(ctx, tx, r.user, true)
 		} else {
-			revoked, err = u.endSession(ctx, tx, r.session, r.accessExp, now)
+			revoked, err = u.endSessions(ctx, tx, []ending{{r.session, r.accessExp}}, now)
 		}
 		return err
 	})
@@ -254,7 +307,7 @@ func (u *Users) endByID(ctx context.Context, session string) (revoked []Revocati
 			return fmt.Errorf("reading a session: %w", err)
 		}
 		found = true
-		revoked, err = u.endSession(ctx, tx, session, accessExp, u.now())
+		revoked, err = u.endSessions(ctx, tx, []ending{{session, accessExp}}, u.now())
 		return err
 	})
 	return revoked, found, err

@@ -92,11 +92,15 @@ func (db *DB) InTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 const expiredBatch = 1000
 
 // DeleteExpired deletes the rows of table whose expires_at, in unix milliseconds, is not after now, in
-// small batches. key is the column that identifies a row. A row that is given a later end meanwhile stays.
+// small batches. key is the column that identifies a row. A row that is given a later end meanwhile stays,
+// and on PostgreSQL one that another transaction holds: waiting for it could end in a deadlock.
 func (db *DB) DeleteExpired(ctx context.Context, table, key string, now time.Time) error {
+	expired := `SELECT ` + key + ` FROM ` + table + ` WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2`
+	if db.Postgres() {
+		expired += ` FOR UPDATE SKIP LOCKED`
+	}
 	for {
-		res, err := db.Write.ExecContext(ctx, `DELETE FROM `+table+` WHERE expires_at <= $1 AND `+key+` IN
-			(SELECT `+key+` FROM `+table+` WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)`, now.UnixMilli(), expiredBatch)
+		res, err := db.Write.ExecContext(ctx, `DELETE FROM `+table+` WHERE expires_at <= $1 AND `+key+` IN (`+expired+`)`, now.UnixMilli(), expiredBatch)
 		if err != nil {
 			return fmt.Errorf("deleting expired rows of %s: %w", table, err)
 		}

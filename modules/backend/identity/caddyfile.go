@@ -24,8 +24,8 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //		secret        NAME        # signs instead of the generated Ed25519 key: a PEM private key, or 32 raw bytes or more for HS256
 //		refresh_ttl   DURATION    # life of a refresh token, 1s to 366d, default 30d; each refresh begins it anew
 //		refresh_grace DURATION    # how long a used refresh token may be used again, up to 5m, default 0s
-//		attempts      N/DURATION  # failed logins to one account, default 10/15m
-//		ip_attempts   N/DURATION  # failed logins from one client address, default 100/15m
+//		attempts      N/DURATION  # failed logins to one account, default 10/15m; they count over all instances on one database
+//		ip_attempts   N/DURATION  # failed logins from one client address, default 100/15m; they count in the same way
 //		admin_secret  NAME        # lets into the admin API over HTTP, as Authorization: Bearer
 //	}
 func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
