@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/url"
 	"sync"
@@ -24,14 +25,17 @@ const (
 	growEvery = time.Second
 	// fullSpeed is the number of pushes at once from which on the start is over.
 	fullSpeed = 1024
-	// maxTargets bounds the memory; targets beyond it have no breaker.
+	// maxTargets bounds the memory; targets beyond it have no breaker, until a sweep finds some idle.
 	maxTargets = 4096
+	// roomEvery is the time between two such sweeps.
+	roomEvery = time.Second
 )
 
 // breakers are those of all targets, by origin.
 type breakers struct {
-	mu  sync.Mutex
-	all map[string]*breaker
+	mu    sync.Mutex
+	all   map[string]*breaker
+	swept time.Time // when those idle were last looked for, to make room
 }
 
 // breaker is what is known of one target. While pause is above 0 it is down: until is when the next
@@ -65,15 +69,14 @@ func (b *breakers) of(target string, now time.Time) *breaker {
 	}
 	t, ok := b.all[origin]
 	if !ok {
+		if len(b.all) >= maxTargets && now.Sub(b.swept) >= roomEvery {
+			b.swept = now
+			maps.DeleteFunc(b.all, func(_ string, old *breaker) bool {
+				return old.inFlight == 0 && old.pause == 0 && now.Sub(old.last) > idleAfter
+			})
+		}
 		if len(b.all) >= maxTargets {
-			for o, old := range b.all {
-				if old.inFlight == 0 && old.pause == 0 && now.Sub(old.last) > idleAfter {
-					delete(b.all, o)
-				}
-			}
-			if len(b.all) >= maxTargets {
-				return nil
-			}
+			return nil
 		}
 		t = &breaker{limit: idleStart, grown: now, last: now}
 		b.all[origin] = t

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -120,14 +121,18 @@ func TestThousandsOfKeysTakeTurns(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := map[string]int{}
-	for range keys / 89 {
+	rounds := 8
+	if os.Getenv("GATEHOUSE_LONG") != "" {
+		rounds = keys / 89
+	}
+	for range rounds {
 		for key, n := range started(t, s, 89) {
 			if all[key] += n; all[key] > 1 {
 				t.Fatalf("%s has a second turn after %d keys", key, len(all))
 			}
 		}
 	}
-	if len(all) < keys-89 {
+	if len(all) < (rounds-1)*89 {
 		t.Errorf("%d keys had a turn", len(all))
 	}
 }

@@ -58,7 +58,7 @@ func start(t *testing.T, dir string, c jobs.Config) *jobs.Service {
 // until waits for a condition.
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); <-time.After(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !is(); <-time.After(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited too long until %s", what)
 		}

@@ -1,6 +1,7 @@
 package jwtauth
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -165,10 +166,7 @@ func (v view) newer(ctx context.Context, now time.Time, old *keySet) *keySet {
 	if !cooling {
 		_ = v.await(ctx, now) // a client that left gets the old set, and no answer
 	}
-	if set := v.state.Load().usable(now, v.stale); set != nil {
-		return set
-	}
-	return old
+	return cmp.Or(v.state.Load().usable(now, v.stale), old)
 }
 
 func (v view) fetched() time.Time {

@@ -1,6 +1,7 @@
 package jwtauth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,10 +105,7 @@ func (s *secretKeys) load(_ context.Context, now time.Time) (*keySet, error) {
 }
 
 func (s *secretKeys) newer(_ context.Context, now time.Time, old *keySet) *keySet {
-	if set := s.current(now); set != nil {
-		return set
-	}
-	return old
+	return cmp.Or(s.current(now), old)
 }
 
 func (s *secretKeys) fetched() time.Time { return time.Time{} }
@@ -185,10 +183,7 @@ func (b *bundled) load(ctx context.Context, _ time.Time) (*keySet, error) {
 }
 
 func (b *bundled) newer(_ context.Context, now time.Time, old *keySet) *keySet {
-	if set := b.current(now); set != nil {
-		return set
-	}
-	return old
+	return cmp.Or(b.current(now), old)
 }
 
 func (b *bundled) fetched() time.Time { return time.Time{} }

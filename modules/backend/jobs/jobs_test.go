@@ -4,12 +4,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/gatehouse-proxy/gatehouse/backends/jobs/jobstest"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/jobs"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
@@ -46,17 +43,6 @@ const examined = `{
 	}
 }
 `
-
-func TestExamined(t *testing.T) {
-	g := modtest.Start(t, examined)
-	server := httptest.NewServer(g)
-	defer server.Close()
-	key, err := os.ReadFile(filepath.Join(g.Dir, "keys", "jobs-signing"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	jobstest.Examine(t, server.URL, server.Client(), jobstest.Options{SigningKey: string(key)})
-}
 
 func TestJobsOutliveARestart(t *testing.T) {
 	dir := t.TempDir()

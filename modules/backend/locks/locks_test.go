@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gatehouse-proxy/gatehouse/backends/locks/lockstest"
 	"github.com/gatehouse-proxy/gatehouse/integration/redistest"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/locks"
@@ -22,21 +21,17 @@ func TestStoreRedisNeedsARedis(t *testing.T) {
 	}
 }
 
-func TestExamineThroughTheGatewayOnRedis(t *testing.T) {
+// TestStoreRedisIsShared: a lock of one gateway is held in another. That all else holds too is examined in
+// backends/locks.
+func TestStoreRedisIsShared(t *testing.T) {
 	redis := redistest.Start(t)
-	var instances []string
+	var instances []*modtest.Gateway
 	for range 2 {
-		g := modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t\tredis "+redis.URL()+"\n\t\tbackend locks {\n\t\t\tstore redis\n\t\t}\n\t}\n}\n:80 {\n\tbackend locks\n}\n")
-		srv := httptest.NewServer(g)
-		t.Cleanup(srv.Close)
-		instances = append(instances, srv.URL)
+		instances = append(instances, modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t\tredis "+redis.URL()+"\n\t\tbackend locks {\n\t\t\tstore redis\n\t\t}\n\t}\n}\n:80 {\n\tbackend locks\n}\n"))
 	}
-	lockstest.Examine(t, instances[0], http.DefaultClient, instances[1])
-}
-
-func TestExamineThroughTheGateway(t *testing.T) {
-	g := modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n:80 {\n\tbackend locks\n}\n")
-	srv := httptest.NewServer(g)
-	t.Cleanup(srv.Close)
-	lockstest.Examine(t, srv.URL, srv.Client())
+	for i, want := range []int{http.StatusOK, http.StatusConflict} {
+		if resp := instances[i].Do(httptest.NewRequest(http.MethodPost, "/locks/shared", strings.NewReader(`{"ttl":"30s"}`))); resp.StatusCode != want {
+			t.Errorf("instance %d: got %d, want %d", i, resp.StatusCode, want)
+		}
+	}
 }
