@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -37,6 +38,9 @@ type DB struct {
 // Open opens the database in dir, creating it if it is not there. The caller closes it.
 func Open(ctx context.Context, dir string) (*DB, error) {
 	path := filepath.Join(dir, File)
+	if err := private(path); err != nil {
+		return nil, fmt.Errorf("opening the database %s: %w", path, err)
+	}
 	write, err := open(path, "_txlock=immediate", 1)
 	if err != nil {
 		return nil, err
@@ -50,6 +54,29 @@ func Open(ctx context.Context, dir string) (*DB, error) {
 		return nil, errors.Join(err, write.Close())
 	}
 	return &DB{Write: write, Read: read}, nil
+}
+
+// private creates the file for its owner alone, and takes it from others where it is there: it holds
+// password hashes. What SQLite puts beside it has its mode.
+func private(path string) error {
+	const owner, others = 0o600, 0o007
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, owner)
+	if err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	for _, name := range []string{path, path + "-wal", path + "-shm"} {
+		info, err := os.Stat(name)
+		if err != nil || info.Mode()&others == 0 {
+			continue
+		}
+		if err = os.Chmod(name, info.Mode().Perm()&^others); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func open(path, mode string, conns int) (*sql.DB, error) {

@@ -3,6 +3,7 @@ package sqldb
 import (
 	"database/sql"
 	"errors"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -133,5 +134,46 @@ func TestDeleteExpired(t *testing.T) {
 	}
 	if left != 2 || soonest != 1000001 {
 		t.Errorf("%d rows are left, the soonest of %d, want the 2 that have not expired", left, soonest)
+	}
+}
+
+// A data directory that others may enter, as service managers make them, shows them no password hashes.
+func TestFilesAreTheOwners(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // what this is about
+		t.Fatal(err)
+	}
+	modes := func() (modes []os.FileMode) {
+		t.Helper()
+		db, err := Open(t.Context(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = db.Close() }()
+		if _, err = db.Write.ExecContext(t.Context(), "CREATE TABLE IF NOT EXISTS t (x)"); err != nil {
+			t.Fatal(err)
+		}
+		files, _ := filepath.Glob(filepath.Join(dir, File+"*"))
+		for _, f := range files {
+			info, err := os.Stat(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			modes = append(modes, info.Mode().Perm())
+		}
+		return modes
+	}
+	for _, m := range modes() {
+		if m != 0o600 {
+			t.Errorf("a new file has the mode %v", m)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, File), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range modes() {
+		if m != 0o640 {
+			t.Errorf("an old file has the mode %v", m)
+		}
 	}
 }

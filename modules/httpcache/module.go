@@ -139,7 +139,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 }
 
 // identified says whether an earlier directive has authenticated the request.
-func identified(r *http.Request) bool { return placeholder(r, "http.auth.user.id") != "" }
+func identified(r *http.Request) bool {
+	return placeholder(r, "http.auth.user.id") != "" || placeholder(r, "http.jwt_auth.authenticated") == "true"
+}
 
 // placeholder is the value that another directive has set, or "".
 func placeholder(r *http.Request, name string) string {

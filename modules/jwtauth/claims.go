@@ -209,12 +209,15 @@ func texts(v any) []string {
 	return list
 }
 
-// scopes are the words of the claims scope (RFC 9068 section 2.2.3) and scp.
+// scopes are the words of the claims scope (RFC 9068 section 2.2.3) and scp, with single spaces between
+// them (RFC 6749 section 3.3), or the elements of an array.
 func (c *claims) scopes() []string {
 	var all []string
 	for _, name := range []string{"scope", "scp"} {
-		for _, s := range c.list(name) {
-			all = append(all, strings.Fields(s)...)
+		if s, ok := c.str(name); ok {
+			all = append(all, strings.Split(s, " ")...)
+		} else {
+			all = append(all, c.list(name)...)
 		}
 	}
 	return all

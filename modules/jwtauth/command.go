@@ -160,7 +160,7 @@ func (o *options) usage(out io.Writer) error {
 			if k.InForce {
 				inForce = "yes"
 			}
-			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", orDash(k.Issuer), k.Source, orDash(k.Kid), k.Alg, inForce, k.Tokens, k.Requests, last, fetched)
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", orDash(printable(k.Issuer)), k.Source, orDash(printable(k.Kid)), k.Alg, inForce, k.Tokens, k.Requests, last, fetched)
 		}
 	})
 }

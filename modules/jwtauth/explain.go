@@ -231,7 +231,7 @@ func (e *explainer) revocation(ctx context.Context, c *claims, issuer, sub strin
 func (e *explainer) rules(c *claims) {
 	for _, r := range e.policy.Require {
 		p := Policy{Require: []Rule{r}, Leeway: e.policy.Leeway}
-		o, recent := p.judge(c)
+		o, recent := p.judge(c, e.now)
 		var err error
 		switch {
 		case o == insufficientScope:

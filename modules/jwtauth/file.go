@@ -100,6 +100,10 @@ func (f *file) fetched() time.Time { return time.Time{} }
 
 // readFile is a file of keys.
 func readFile(path string) ([]byte, error) {
+	// A pipe would wait for a writer when it is opened.
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("the file of keys %s is not a file, correct the path", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("the file of keys cannot be read, create it or correct the path: %w", err)

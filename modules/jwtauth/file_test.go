@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -91,6 +92,16 @@ func TestKeysOfAFileAreLive(t *testing.T) {
 	f.look(now, lookEvery)
 	if got := code("k2", second); got != "" {
 		t.Errorf("without the file: got %s", got)
+	}
+}
+
+func TestAPipeIsNotWaitedFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Skip(err)
+	}
+	if _, err := newFile(path, slog.New(slog.DiscardHandler), publicKey); err == nil || !strings.Contains(err.Error(), "is not a file") {
+		t.Errorf("got %v", err)
 	}
 }
 

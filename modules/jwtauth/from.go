@@ -21,7 +21,8 @@ const (
 // From is a place where the token may be.
 type From struct {
 	// In is header for Authorization: Bearer, cookie, or query. A token in the query is taken out of the
-	// URL, so that neither the access log nor the app behind sees it.
+	// URL, so that neither the access log nor the app behind sees it; what answers before jwt_auth, such as
+	// limit, is logged with the URL as it came. The answer says Referrer-Policy: no-referrer.
 	In string `json:"in"`
 	// Name is that of the cookie or of the parameter of the query.
 	Name string `json:"name,omitempty"`

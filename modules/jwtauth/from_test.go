@@ -63,6 +63,7 @@ func TestTokenFromTheQueryIsSeenByNobody(t *testing.T) {
 	:80 {
 		log
 		route {
+			TRACING
 			jwt_auth {
 				jwks file KEYS
 				from query access_token
@@ -92,6 +93,7 @@ func TestTokenFromTheQueryIsSeenByNobody(t *testing.T) {
 		"passes":           {"/a?x=%41&access_token=T&y=2", "", 200, "user-1|/a?x=%41&y=2|/a?x=%41&y=2|x=%41&y=2|"},
 		"alone":            {"/a?access_token=T", "", 200, "user-1|/a|/a||"},
 		"escaped-name":     {"/a?access%5Ftoken=T", "", 200, "user-1|/a|/a||"},
+		"traced":           {"/a?x=%41&access_token=T", "", 200, "user-1|/a?x=%41|/a?x=%41|x=%41|"},
 		"refused":          {"/a?access_token=T&access_token=T", "", 400, ""},
 		"refused-page":     {"/a?access_token=T&access_token=T", errors, 400, "page 400 /a"},
 		"app-down":         {"/down?access_token=T", "", 502, ""},
@@ -100,7 +102,7 @@ func TestTokenFromTheQueryIsSeenByNobody(t *testing.T) {
 		"error-page":       {"/error?access_token=T", errors, 502, "page 502 /error"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config := strings.NewReplacer("KEYS", keyFile(t, publicSet(t)), "ERRORS", c.errors).Replace(site)
+			config := strings.NewReplacer("KEYS", keyFile(t, publicSet(t)), "ERRORS", c.errors, "TRACING", map[bool]string{true: "tracing"}[name == "traced"]).Replace(site)
 			g := modtest.Start(t, config)
 			a := ask(g, httptest.NewRequest(http.MethodGet, strings.ReplaceAll(c.target, "T", token), nil))
 			if a.status != c.status || c.body != "" && a.body != c.body {

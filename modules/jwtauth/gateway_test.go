@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -86,6 +87,10 @@ func TestRequire(t *testing.T) {
 		"roles-an-object":         {claims{"roles": claims{"admin": true}}, 403},
 		"another-plan":            {claims{"plan": "free"}, 403},
 		"string-for-boolean-list": {claims{"verified": []any{}}, 403},
+		"scopes-in-an-array":      {claims{"scope": []string{"write", "read"}}, 200},
+		"scopes-glued-in-it":      {claims{"scope": []string{"write read"}}, 403},
+		"scopes-with-nbsp":        {claims{"scope": "write\u00a0read"}, 403},
+		"scopes-with-tab":         {claims{"scope": "write\tread"}, 403},
 	} {
 		t.Run(name, func(t *testing.T) {
 			token := change(c.changes)
@@ -287,5 +292,39 @@ func TestAccessLogSaysWhatWasDecided(t *testing.T) {
 	want := []string{"ok file:" + path, "cached file:" + path, "anonymous", "malformed", "invalid_request"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A login that is said to be in the future is none that is recent.
+func TestMaxAgeOfAFutureLogin(t *testing.T) {
+	g := gateway(t, `jwks file `+keyFile(t, publicSet(t))+`
+		require max_age 5m`)
+	now := time.Now().Unix()
+	for at, want := range map[int64]int{now: 200, now + 10: 200, now + 60: 401, 9_000_000_000: 401} {
+		if a := askWith(g, sign(t, r1, good(claims{"auth_time": at}), keys().rsa)); a.status != want {
+			t.Errorf("%d s ahead: got %d, want %d", at-now, a.status, want)
+		}
+	}
+}
+
+// A token without sub still makes the response its owner's.
+func TestAuthenticatedPlaceholder(t *testing.T) {
+	g := modtest.Start(t, strings.Replace(`{
+		gatehouse {
+			data_dir @@data@@
+		}
+	}
+	:80 {
+		jwt_auth {
+			jwks file KEYS
+			optional
+		}
+		respond "{http.jwt_auth.authenticated} {http.auth.user.id}"
+	}`, "KEYS", keyFile(t, publicSet(t)), 1))
+	if a := askWith(g, sign(t, r1, good(claims{"sub": nil}), keys().rsa)); a.body != "true " {
+		t.Errorf("with a token: got %q", a.body)
+	}
+	if a := ask(g, httptest.NewRequest(http.MethodGet, "/", nil)); a.body != "false " {
+		t.Errorf("without one: got %q", a.body)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxClaimHeader is the greatest length of one claim header's value.
@@ -38,11 +39,11 @@ func (c claimHeaders) clear(h http.Header) {
 	}
 }
 
-// clearTwins deletes headers that are ours but for underscores or dots in the place of hyphens: apps
-// of the CGI kind cannot tell them apart.
+// clearTwins deletes headers that are ours but for other signs in the place of hyphens: apps of the CGI
+// kind cannot tell them apart.
 func (c claimHeaders) clearTwins(h http.Header) {
 	for name := range h {
-		if strings.IndexByte(name, '_') < 0 && strings.IndexByte(name, '.') < 0 {
+		if usual(name) {
 			continue
 		}
 		twin := twinOf(name)
@@ -52,9 +53,24 @@ func (c claimHeaders) clearTwins(h http.Header) {
 	}
 }
 
+// usual says that a name has letters, digits and hyphens alone.
+func usual(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; c != '-' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
+			return false
+		}
+	}
+	return true
+}
+
 // twinOf is the header that an app may take this one for.
 func twinOf(name string) string {
-	return http.CanonicalHeaderKey(strings.NewReplacer("_", "-", ".", "-").Replace(name))
+	return http.CanonicalHeaderKey(strings.Map(func(c rune) rune {
+		if c < utf8.RuneSelf && !usual(string(c)) {
+			return '-'
+		}
+		return c
+	}, name))
 }
 
 // clearTrailer does the same for the trailers, which come when the body has been read.

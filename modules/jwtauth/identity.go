@@ -7,7 +7,10 @@ import (
 	"sync/atomic"
 )
 
-const placeholders = "http.auth.user."
+const (
+	placeholders  = "http.auth.user."
+	authenticated = "http.jwt_auth.authenticated"
+)
 
 // identity is what a verified token says to one policy. It is shared by requests and never changes.
 // A hundred thousand of them are kept, so that it holds nothing that few requests need.
@@ -83,7 +86,7 @@ func (u *user) all() *claims {
 func (u *user) placeholder(name string) (any, bool) {
 	claim, ours := strings.CutPrefix(name, placeholders)
 	if !ours {
-		return nil, false
+		return u.token != "", name == authenticated
 	}
 	if claim == "id" { // the subject, never a claim of that name
 		return u.subject, true

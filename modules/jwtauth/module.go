@@ -34,10 +34,13 @@ import (
 // Placeholders:
 //
 //   - {http.auth.user.id}: the claim sub
+//
 //   - {http.auth.user.CLAIM}: any other claim; arrays joined by commas, objects as JSON. If there is no
 //     claim of that name, dots lead into objects
 //
-// Both are empty where the token does not say, and in a request that passes without a token.
+//   - {http.jwt_auth.authenticated}: true in a request with a token, which need not have a sub, else false
+//
+// The others are empty where the token does not say, and in a request that passes without a token.
 //
 // Whether a token was revoked is asked of the identity backend for each request, whoever issued it.
 type Handler struct {

@@ -192,12 +192,12 @@ func (p *Policy) stepUp() (acr, age string) {
 
 // judge says whether the claims meet all rules, and until when in unix milliseconds the login is recent
 // enough; 0 where its age does not matter.
-func (p *Policy) judge(c *claims) (o outcome, recent int64) {
+func (p *Policy) judge(c *claims, now time.Time) (o outcome, recent int64) {
 	for i := range p.Require {
 		r := &p.Require[i]
 		if r.MaxAge > 0 {
 			at, known, ok := c.date("auth_time")
-			if !known || !ok {
+			if !known || !ok || at > now.Add(p.leeway()).UnixMilli() { // a login that is yet to come is none
 				o = insufficientAuthentication
 			} else if until := at + (r.MaxAge.Std() + p.leeway()).Milliseconds(); recent == 0 || until < recent {
 				recent = until

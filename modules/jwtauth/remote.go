@@ -38,10 +38,10 @@ const (
 func checkURL(what, s string, insecure bool) error {
 	u, err := url.Parse(s)
 	switch {
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return fmt.Errorf("%s %q is not a URL: write https://…, or take the keys from `jwks file PATH`", what, s)
-	case u.User != nil || u.Fragment != "":
+	case err == nil && (u.User != nil || u.Fragment != ""):
 		return fmt.Errorf("the URL of %s must not have a user, a password or a fragment", what)
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return fmt.Errorf("%s %q is not a URL: write https://…, or take the keys from `jwks file PATH`", what, place{url: s})
 	case u.Scheme == "http" && !insecure && !loopback.Host(u.Hostname()):
 		return fmt.Errorf("%s %s: keys must come by https, plain http is for this machine alone; `insecure` allows it all the same", what, s)
 	}
@@ -153,7 +153,7 @@ func (v view) load(ctx context.Context, now time.Time) (*keySet, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return nil, unavailable(v.retry.Sub(now), v.err)
+	return nil, unavailable(v.retry.Sub(v.now()), v.err)
 }
 
 func (v view) newer(ctx context.Context, now time.Time, old *keySet) *keySet {
@@ -208,9 +208,14 @@ func (r *remote) fetch(now time.Time) <-chan struct{} {
 	return done
 }
 
+var errDropped = errors.New("no configuration needs the keys any more")
+
 // settle stores what a fetch brought.
 func (r *remote) settle(s *remoteState, err error) {
 	now := r.now()
+	if err != nil && r.ctx.Err() != nil {
+		err = errDropped // for requests of the old configuration, whose clients are still there
+	}
 	var saved *remoteState
 	if err != nil && r.state.Load() == nil {
 		saved = r.saved()
@@ -228,7 +233,7 @@ func (r *remote) settle(s *remoteState, err error) {
 		fetches.WithLabelValues(r.String(), "ok").Inc()
 		return
 	}
-	if r.ctx.Err() != nil { // no configuration needs the keys any more
+	if err == errDropped { //nolint:errorlint // as it was set above
 		return
 	}
 	fetches.WithLabelValues(r.String(), "failed").Inc()

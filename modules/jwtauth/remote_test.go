@@ -261,6 +261,23 @@ func TestRemoteDoesNotOutwaitTheClient(t *testing.T) {
 	}
 }
 
+// A reload may take the issuer out of the configuration while a client of the old one waits for its keys.
+func TestRemoteDroppedUnderAClient(t *testing.T) {
+	asked := make(chan struct{})
+	i := newIDP(t, func(_ http.ResponseWriter, r *http.Request) {
+		close(asked)
+		<-r.Context().Done()
+	})
+	r, c := testRemote(t, i.URL)
+	go func() {
+		<-asked
+		_ = r.Destruct()
+	}()
+	if _, err := r.load(t.Context(), c.now()); problem.From(err).Code != problem.KeysUnavailable {
+		t.Errorf("got %v, want keys-unavailable", err)
+	}
+}
+
 func TestRemoteFollowsRedirectsOnItsHost(t *testing.T) {
 	i := newIDP(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/keys" {
@@ -305,12 +322,13 @@ func TestCheckURL(t *testing.T) {
 		"http://localhost.evil.example/":     false,
 		"https://user:password@idp.example/": false,
 		"ftp://idp.example/":                 false,
+		"ftp://user:password@idp.example/":   false,
 		"file:///etc/keys.json":              false,
 		"/etc/keys.json":                     false,
 		"https://":                           false,
 		"://":                                false,
 	} {
-		if err := checkURL("jwks", url, false); (err == nil) != ok {
+		if err := checkURL("jwks", url, false); (err == nil) != ok || err != nil && strings.Contains(err.Error(), "password@") {
 			t.Errorf("%s: got %v, want ok %v", url, err, ok)
 		}
 	}

@@ -110,10 +110,12 @@ func (u *user) setHeaders(r *http.Request) {
 // and as the log of errors has the URL too, an error goes to the site's error routes from here.
 func (h *Handler) serveRedacted(w http.ResponseWriter, r *http.Request, f *found, next caddyhttp.Handler) error {
 	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		cleared := *orig.URL
-		cleared.RawQuery, _ = h.splitQuery(cleared.RawQuery)
-		orig.URL, orig.RequestURI = &cleared, cleared.RequestURI()
-		*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, orig)) // in place: the placeholders read this one
+		orig.URL.RawQuery, _ = h.verifier.policy.splitQuery(orig.URL.RawQuery) // which all copies of the request share
+		orig.RequestURI = orig.URL.RequestURI()
+		*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, orig))
+		if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+			repl.Set("http.request.orig_uri", orig.RequestURI) // it reads the first of the copies
+		}
 	}
 	logged := r.Clone(r.Context())
 	if separator := "?"; strings.Contains(logged.RequestURI, "?") {
@@ -121,6 +123,7 @@ func (h *Handler) serveRedacted(w http.ResponseWriter, r *http.Request, f *found
 	} else {
 		logged.RequestURI += separator + f.redacted[1:]
 	}
+	w.Header().Set("Referrer-Policy", "no-referrer") // or the next request has the URL in Referer
 	loggers := h.loggers(r)
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	rec := caddyhttp.NewResponseRecorder(w, nil, nil)

@@ -204,7 +204,7 @@ func (v *verifier) identify(c *claims, p *provider, set *keySet, k *key, now tim
 	}
 	id.jti, _ = c.str("jti")
 	id.sid, _ = c.str("sid")
-	id.outcome, id.recent = v.policy.judge(c)
+	id.outcome, id.recent = v.policy.judge(c, now)
 	return id, nil
 }
 
