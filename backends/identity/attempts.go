@@ -94,7 +94,7 @@ func (a *Attempts) UnmarshalJSON(b []byte) (err error) {
 // others when one looks. That is never more than the limit again on each of them, and hardly more than the 34 that do
 // or await a hash (password.go). The instances' clocks must agree, as they must for tokens.
 //
-// Only a login that cost a hash is written down, which bounds the table by what the hashing pool does: about 100
+// Only a login that cost a hash is written down, and a wrong admin secret, if there is one. That bounds the table by what the hashing pool does: about 100
 // hashes a second on an instance, each of which adds two rows at most. That is 180 000 rows in windows of 15m, some
 // 30 MB. Where longer windows or more instances would make more of them, attemptsKept is the bound, exceeded by no
 // more than the 12 000 rows for each instance that come between two sweeps.
@@ -270,16 +270,31 @@ func (a *attempts) failed(ctx context.Context, keys [2]string, now time.Time) (l
 }
 
 // fail stores that the login failed, also when the client has gone: it had its guess.
-func (t attempt) fail(ctx context.Context, now time.Time) (err error) {
+func (t attempt) fail(ctx context.Context, now time.Time) error {
+	return t.of.record(ctx, now, failure{t.keys[byAccount], t.of.limits[byAccount].Per}, failure{t.keys[byAddress], t.of.limits[byAddress].Per})
+}
+
+// failure is one to be stored, with the window that it begins if there is none.
+type failure struct {
+	key    string
+	window time.Duration
+}
+
+// record stores failures of different keys, also when the client has gone.
+func (a *attempts) record(ctx context.Context, now time.Time, list ...failure) (err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
+	rows, args := make([]string, 0, len(list)), []any{now.UnixMilli()}
+	for _, f := range list {
+		rows = append(rows, fmt.Sprintf("($%d, 1, $%d)", len(args)+1, len(args)+2))
+		args = append(args, f.key, now.Add(f.window).UnixMilli())
+	}
 	const tries = 3 // PostgreSQL may give one up for the sweep, which locks rows in another order
 	for range tries {
-		_, err = t.of.db.Write.ExecContext(ctx, `INSERT INTO identity_attempts (hash, failed, expires_at) VALUES ($1, 1, $2), ($3, 1, $4)
+		_, err = a.db.Write.ExecContext(ctx, `INSERT INTO identity_attempts (hash, failed, expires_at) VALUES `+strings.Join(rows, ", ")+`
 			ON CONFLICT (hash) DO UPDATE SET
-				failed = CASE WHEN identity_attempts.expires_at > $5 THEN identity_attempts.failed + 1 ELSE 1 END,
-				expires_at = CASE WHEN identity_attempts.expires_at > $5 THEN identity_attempts.expires_at ELSE excluded.expires_at END`,
-			t.keys[byAccount], now.Add(t.of.limits[byAccount].Per).UnixMilli(), t.keys[byAddress], now.Add(t.of.limits[byAddress].Per).UnixMilli(), now.UnixMilli())
+				failed = CASE WHEN identity_attempts.expires_at > $1 THEN identity_attempts.failed + 1 ELSE 1 END,
+				expires_at = CASE WHEN identity_attempts.expires_at > $1 THEN identity_attempts.expires_at ELSE excluded.expires_at END`, args...)
 		if !sqldb.IsAborted(err) {
 			break
 		}

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http/httptest"
 	"net/netip"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
@@ -189,14 +193,81 @@ func TestRevocationsOfAnyOrderEndUpTheSame(t *testing.T) {
 
 func TestRoomForRevocationsIsBounded(t *testing.T) {
 	v := &revocations{index: newIndex()}
-	v.index.live.Store(MaxRevocations - 1)
-	if err := v.room(); err != nil {
-		t.Errorf("below the bound: %v", err)
+	for n, want := range map[int64][2]bool{ // for an administrator, and for clients
+		MaxRevocations*9/10 - 1: {true, true},
+		MaxRevocations * 9 / 10: {true, false},
+		MaxRevocations - 1:      {true, false},
+		MaxRevocations:          {false, false},
+	} {
+		v.index.live.Store(n)
+		if got := [2]bool{v.room() == nil, v.clientRoom() == nil}; got != want {
+			t.Errorf("of %d: got %v, want %v", n, got, want)
+		}
 	}
-	v.index.live.Store(MaxRevocations)
-	if err := v.room(); err == nil {
-		t.Error("at the bound: got no error")
-	}
+}
+
+func TestALogoutWithoutRoomEndsTheSession(t *testing.T) {
+	t.Parallel()
+	pgtest.Each(t, func(t *testing.T, url string) {
+		raw, err := GenerateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		users := &Users{openDB(t, url), time.Now}
+		keys := secret.NewSet("signing", secret.Version{Label: "test", Value: secret.NewValue(raw)})
+		s, err := New(Config{}, Deps{Users: users, Keys: keys, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.revoked.index.live.Store(clientRevocations)
+		user, err := users.add(t.Context(), "ada@example.com", "x", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := func() (refresh, access string) {
+			g, _, err := users.start(t.Context(), credentials{User: user}, s.lives, s.revoked.clientRoom)
+			if err != nil {
+				t.Fatal(err)
+			}
+			signer, err := s.signing()
+			if err != nil {
+				t.Fatal(err)
+			}
+			access, err = signer.Mint(Claims{Subject: user.ID, Session: g.session, Issuer: DefaultIssuer, Audience: DefaultAudience, TTL: time.Hour}, g.issued)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return g.refresh, access
+		}
+		post := func(want int, path, body, bearer string) {
+			t.Helper()
+			r := httptest.NewRequest("POST", path, strings.NewReader(body))
+			r.Header.Set("Authorization", "Bearer "+bearer)
+			w := httptest.NewRecorder()
+			if s.ServeHTTP(w, r); w.Code != want {
+				t.Errorf("%s: got %d %s, want %d", path, w.Code, w.Body, want)
+			}
+		}
+		body := func(refresh string) string { return `{"refresh_token":"` + refresh + `"}` }
+		for name, logout := range map[string]func(refresh, access string){
+			"by-refresh-token": func(refresh, _ string) { post(507, "/logout", body(refresh), "") },
+			"by-access-token":  func(_, access string) { post(507, "/logout", "", access) },
+			"everywhere":       func(_, access string) { post(507, "/logout", `{"all":true}`, access) },
+			"by-reuse": func(refresh, _ string) {
+				post(200, "/refresh", body(refresh), "")
+				post(401, "/refresh", body(refresh), "")
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				refresh, access := begin()
+				logout(refresh, access)
+				post(401, "/refresh", body(refresh), "")
+				if n := count(t, users.db, `SELECT (SELECT count(*) FROM identity_sessions) + (SELECT count(*) FROM identity_refresh) + (SELECT count(*) FROM identity_revocations)`); n != 0 {
+					t.Errorf("got %d rows, want none", n)
+				}
+			})
+		}
+	})
 }
 
 func TestRevocationsInMemoryAreSmall(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 )
 
 // Change is what is to become of a user; what is nil stays.
@@ -72,7 +73,7 @@ func (u *Users) Delete(ctx context.Context, email string) error {
 
 // Logout ends the user's sessions and revokes the tokens.
 func (u *Users) Logout(ctx context.Context, email string) error {
-	_, err := u.logout(ctx, byEmail(email))
+	_, err := u.logout(ctx, byEmail(email), true)
 	return err
 }
 
@@ -135,13 +136,14 @@ func (u *Users) delete(ctx context.Context, w which) (revoked []Revocation, err 
 	return revoked, err
 }
 
-func (u *Users) logout(ctx context.Context, w which) (revoked []Revocation, err error) {
+// logout is Logout. Without room it ends the sessions alone.
+func (u *Users) logout(ctx context.Context, w which, room bool) (revoked []Revocation, err error) {
 	err = u.db.InTx(ctx, func(tx *sql.Tx) error {
 		user, err := lockUser(ctx, tx, w)
 		if err != nil {
 			return err
 		}
-		revoked, err = u.revokeAll(ctx, tx, user, true)
+		revoked, err = u.endAll(ctx, tx, user, room)
 		return err
 	})
 	return revoked, err
@@ -152,17 +154,34 @@ func lockUser(ctx context.Context, tx *sql.Tx, w which) (User, error) {
 	return scanUser(tx.QueryRowContext(ctx, `UPDATE identity_users SET tokens_from = tokens_from WHERE `+w.column+` = $1 RETURNING `+userColumns, w.value).Scan)
 }
 
+// endAll ends all sessions of a user who is locked and, if there is room, revokes all access tokens. The
+// transaction does nothing afterwards.
+func (u *Users) endAll(ctx context.Context, tx *sql.Tx, user User, room bool) ([]Revocation, error) {
+	if !room {
+		return nil, deleteSessions(ctx, tx, user.ID, math.MaxInt64)
+	}
+	return u.revokeAll(ctx, tx, user, true)
+}
+
+// deleteSessions deletes the sessions of a user who is locked that began at or before a time, in unix milliseconds.
+func deleteSessions(ctx context.Context, tx *sql.Tx, user string, until int64) error {
+	for _, statement := range []string{
+		`DELETE FROM identity_refresh WHERE session_id IN (SELECT id FROM identity_sessions WHERE user_id = $1 AND created_at <= $2)`,
+		`DELETE FROM identity_sessions WHERE user_id = $1 AND created_at <= $2`,
+	} {
+		if _, err := tx.ExecContext(ctx, statement, user, until); err != nil {
+			return fmt.Errorf("ending the sessions: %w", err)
+		}
+	}
+	return nil
+}
+
 // revokeAll revokes all access tokens of a user who is locked, and ends the sessions if it is told to.
 // The transaction does nothing afterwards.
 func (u *Users) revokeAll(ctx context.Context, tx *sql.Tx, user User, sessions bool) ([]Revocation, error) {
 	if sessions {
-		for _, statement := range []string{
-			`DELETE FROM identity_refresh WHERE session_id IN (SELECT id FROM identity_sessions WHERE user_id = $1)`,
-			`DELETE FROM identity_sessions WHERE user_id = $1`,
-		} {
-			if _, err := tx.ExecContext(ctx, statement, user.ID); err != nil {
-				return nil, fmt.Errorf("ending the sessions: %w", err)
-			}
+		if err := deleteSessions(ctx, tx, user.ID, math.MaxInt64); err != nil {
+			return nil, err
 		}
 	}
 	now := u.now()

@@ -25,7 +25,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
-const adminToken = "the admin's own token"
+const (
+	adminToken    = "the admin's own token"
+	newAdminToken = "the admin's next token"
+)
 
 func keySet(raw ...[]byte) *secret.Set {
 	var versions []secret.Version
@@ -262,7 +265,7 @@ func (f fixture) refresh(t testing.TB, token string, want int) (got tokens) {
 }
 
 func adminSet() *secret.Set {
-	return secret.NewSet("admin", secret.Version{Label: "new", Value: secret.NewValue([]byte("another"))},
+	return secret.NewSet("admin", secret.Version{Label: "new", Value: secret.NewValue([]byte(newAdminToken))},
 		secret.Version{Label: "old", Value: secret.NewValue([]byte(adminToken))})
 }
 

@@ -65,8 +65,9 @@ type Config struct {
 	// IPAttempts is how many logins from one client address may fail in a time, over all instances too; of
 	// IPv6 a /64 counts as one. Default: 100/15m.
 	IPAttempts Attempts `json:"ip_attempts,omitzero"`
-	// AdminSecret names the secret set that lets into the admin API over HTTP, as Authorization: Bearer.
-	// Default: none does, only the gateway's admin endpoint.
+	// AdminSecret names the secret set that lets into the admin API over HTTP, as Authorization: Bearer. It must
+	// have at least 16 bytes; a shorter version opens nothing. Wrong ones from one client address are limited as in
+	// IPAttempts, apart from the logins. Default: none does, only the gateway's admin endpoint.
 	AdminSecret string `json:"admin_secret,omitempty"`
 }
 
@@ -154,7 +155,7 @@ type Deps struct {
 	Users *Users
 	// Keys are the signing keys. Required.
 	Keys *secret.Set
-	// Admin lets into the admin API over HTTP. Default: nothing does.
+	// Admin lets into the admin API over HTTP. Each version must have at least 16 bytes. Default: nothing does.
 	Admin *secret.Set
 	// Redis is where instances that share no database share what is revoked. Default: nowhere.
 	Redis *redisconn.Conn
@@ -184,11 +185,16 @@ type Service struct {
 	now        func() time.Time
 }
 
-// New makes the service. It fails if a signing key cannot be used. Revocations are known once Run has begun.
+// New makes the service. It fails if a signing key cannot be used, or if the admin secret is too short. Revocations are known once Run has begun.
 func New(c Config, d Deps) (*Service, error) {
 	c = c.withDefaults()
 	if d.Now == nil {
 		d.Now = time.Now
+	}
+	if d.Admin != nil {
+		if err := checkAdmin(d.Admin); err != nil {
+			return nil, err
+		}
 	}
 	users := &Users{d.Users.db, d.Now}
 	s := &Service{
@@ -240,11 +246,14 @@ func (s *Service) route() {
 
 // ServeHTTP is the HTTP API. The admin API is there for those who may use it; to others it is nothing.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.mayManage(r) {
+	switch may, err := s.mayManage(r); {
+	case err != nil:
+		s.public.Fail(w, r, err)
+	case may:
 		s.all.ServeHTTP(w, r)
-		return
+	default:
+		s.public.ServeHTTP(w, r)
 	}
-	s.public.ServeHTTP(w, r)
 }
 
 // Run takes in what others revoke and deletes what has expired, until ctx ends.

@@ -83,7 +83,7 @@ func (s *Service) open(ctx context.Context, in loginRequest) (g grant, err error
 		if err != nil {
 			return g, err
 		}
-		g, revoked, err := s.users.start(ctx, c, s.lives, s.revoked.room)
+		g, revoked, err := s.users.start(ctx, c, s.lives, s.revoked.clientRoom)
 		if errors.Is(err, errChanged) {
 			continue
 		}

@@ -2,10 +2,9 @@ package identity
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"database/sql"
 	"errors"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -15,33 +14,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
-	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
-
-// mayManage says whether a request may use the admin API: one through the gateway's admin endpoint, or one
-// with a version of the admin secret.
-func (s *Service) mayManage(r *http.Request) bool {
-	if service.IsAdmin(r.Context()) {
-		return true
-	}
-	if s.admin == nil || !strings.HasPrefix(r.URL.Path, "/users") && !strings.HasPrefix(r.URL.Path, "/revocations") {
-		return false
-	}
-	given := sha256.Sum256([]byte(bearer(r)))
-	may := 0
-	for _, v := range s.admin.Versions() {
-		if v.Value.Empty() {
-			continue
-		}
-		want := sha256.Sum256(v.Value.Reveal())
-		same := subtle.ConstantTimeCompare(given[:], want[:])
-		may |= same
-		if same == 1 {
-			v.Used(s.now())
-		}
-	}
-	return may == 1
-}
 
 // manageError is an error of the users as one for the client.
 func manageError(err error) error {
@@ -154,7 +127,7 @@ func (s *Service) deleteUser(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Service) endSessions(w http.ResponseWriter, r *http.Request) error {
-	revoked, err := s.users.logout(r.Context(), byID(r.PathValue("id")))
+	revoked, err := s.users.logout(r.Context(), byID(r.PathValue("id")), true)
 	return s.revokedAll(w, r, revoked, err)
 }
 
@@ -238,7 +211,17 @@ type revokeRequest struct {
 	ExpiresAt    *time.Time `json:"expires_at"`
 }
 
-const maxClaim = 255
+const (
+	// maxClaim is the longest claim in bytes that a revocation goes by. As in a sub that jwt_auth lets in, no
+	// control characters may be in it.
+	maxClaim = 1024
+	// maxRevoke is the longest body of a request to revoke, with every byte of the claims escaped.
+	maxRevoke = 16 << 10
+)
+
+func claimFits(s string) bool {
+	return len(s) <= maxClaim && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+}
 
 // revocation is what a request asks for.
 func (in revokeRequest) revocation(now time.Time) (r Revocation, err error) {
@@ -255,8 +238,8 @@ func (in revokeRequest) revocation(now time.Time) (r Revocation, err error) {
 	default:
 		return bad("Give one of jti, sid and sub.")
 	}
-	if len(value) > maxClaim || !printable(value) || len(in.Issuer) > maxClaim || !printable(in.Issuer) {
-		return bad("%s and issuer must be printable, with at most %d bytes.", kind, maxClaim)
+	if !claimFits(value) || !claimFits(in.Issuer) {
+		return bad("%s and issuer must have no control characters and at most %d bytes.", kind, maxClaim)
 	}
 	before := int64(0)
 	switch {
@@ -282,7 +265,7 @@ func (in revokeRequest) revocation(now time.Time) (r Revocation, err error) {
 // addRevocation answers POST /revocations.
 func (s *Service) addRevocation(w http.ResponseWriter, r *http.Request) error {
 	var in revokeRequest
-	if err := httpapi.DecodeJSON(w, r, maxBody, &in); err != nil {
+	if err := httpapi.DecodeJSON(w, r, maxRevoke, &in); err != nil {
 		return err
 	}
 	want, err := in.revocation(s.now())
@@ -294,7 +277,7 @@ func (s *Service) addRevocation(w http.ResponseWriter, r *http.Request) error {
 	}
 	var done []Revocation
 	if want.kind == KindSession && (want.Issuer == "" || want.Issuer == s.cfg.Issuer) {
-		if done, _, err = s.users.endByID(r.Context(), want.value); err != nil {
+		if done, _, err = s.users.endByID(r.Context(), want.value, true); err != nil {
 			return err
 		}
 	}
@@ -311,7 +294,8 @@ func (s *Service) addRevocation(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WriteJSON(w, http.StatusCreated, done[0].view())
 }
 
-// revoke stores a revocation. If it is of a user of ours, what is issued from now on is none of it.
+// revoke stores a revocation. If it is of a user of ours, it ends the sessions that began until then, and what is
+// issued from now on is none of it.
 func (s *Service) revoke(ctx context.Context, want Revocation) (made Revocation, err error) {
 	u := s.users
 	err = u.db.InTx(ctx, func(tx *sql.Tx) error {
@@ -320,8 +304,12 @@ func (s *Service) revoke(ctx context.Context, want Revocation) (made Revocation,
 			user, err := lockUser(ctx, tx, byID(want.value))
 			switch {
 			case err == nil:
+				until := want.before
 				if want.before >= now.Add(-time.Second).UnixMilli() {
-					want.before = max(want.before, user.issuedAt*1000)
+					want.before, until = max(want.before, user.issuedAt*1000), math.MaxInt64
+				}
+				if err = deleteSessions(ctx, tx, user.ID, until); err != nil {
+					return err
 				}
 				if _, err = tx.ExecContext(ctx, `UPDATE identity_users SET tokens_from = $1 WHERE id = $2 AND tokens_from < $1`, want.before, user.ID); err != nil {
 					return err

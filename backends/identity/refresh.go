@@ -32,7 +32,7 @@ func (s *Service) refresh(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	g, revoked, err := s.users.rotate(r.Context(), in.RefreshToken, s.lives)
+	g, revoked, err := s.users.rotate(r.Context(), in.RefreshToken, s.lives, s.revoked.clientRoom() == nil)
 	if errors.Is(err, errReused) {
 		s.log.WarnContext(r.Context(), "a refresh token was used a second time, its session is ended", "revoked", ids(revoked))
 		s.passOn(r.Context(), revoked)
@@ -62,7 +62,8 @@ type logoutRequest struct {
 	All          bool   `json:"all"`
 }
 
-// logout answers POST /logout. What is not known, or has ended, is logged out as well.
+// logout answers POST /logout. What is not known, or has ended, is logged out as well. Where no more can be revoked
+// the session ends all the same, and the answer says that its access tokens hold.
 func (s *Service) logout(w http.ResponseWriter, r *http.Request) error {
 	in, err := logoutBody(w, r)
 	if err != nil {
@@ -72,20 +73,18 @@ func (s *Service) logout(w http.ResponseWriter, r *http.Request) error {
 	if in.RefreshToken == "" && access == "" {
 		return problem.New(problem.InvalidRequest, "Give the refresh_token, or the access token as Authorization: Bearer, or both.")
 	}
-	if err := s.revoked.room(); err != nil {
-		return err
-	}
+	full := s.revoked.clientRoom()
 	var revoked []Revocation
 	valid := false
 	if access != "" {
-		list, ok, err := s.endByAccess(r.Context(), access, in.All)
+		list, ok, err := s.endByAccess(r.Context(), access, in.All, full == nil)
 		if err != nil {
 			return err
 		}
 		revoked, valid = list, ok
 	}
 	if in.RefreshToken != "" {
-		list, ok, err := s.users.endByRefresh(r.Context(), in.RefreshToken, in.All)
+		list, ok, err := s.users.endByRefresh(r.Context(), in.RefreshToken, in.All, full == nil)
 		if err != nil {
 			return err
 		}
@@ -96,6 +95,9 @@ func (s *Service) logout(w http.ResponseWriter, r *http.Request) error {
 	}
 	if in.All && !valid {
 		return unauthorized("To end all sessions a token is needed that is still valid: log in again.")
+	}
+	if full != nil {
+		return full
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusNoContent)
@@ -114,8 +116,9 @@ func logoutBody(w http.ResponseWriter, r *http.Request) (in logoutRequest, err e
 }
 
 // endByAccess ends the session of an access token of ours, or all of its user's. A token that has expired
-// ends its own session still. A token without a session is revoked itself.
-func (s *Service) endByAccess(ctx context.Context, token string, all bool) (revoked []Revocation, valid bool, err error) {
+// ends its own session still. A token without a session is revoked itself. Without room sessions end and nothing is
+// revoked.
+func (s *Service) endByAccess(ctx context.Context, token string, all, room bool) (revoked []Revocation, valid bool, err error) {
 	claims, ok := s.verify(token)
 	if !ok {
 		return nil, false, nil
@@ -124,8 +127,11 @@ func (s *Service) endByAccess(ctx context.Context, token string, all bool) (revo
 	gone := s.Revoked(claims.Issuer, claims.ID, claims.Session, claims.Subject, claims.IssuedAt.UnixMilli())
 	valid = !gone && now.Before(expires)
 	if all && valid {
-		revoked, err = s.users.logout(ctx, byID(claims.Subject))
+		revoked, err = s.users.logout(ctx, byID(claims.Subject), room)
 		if errors.Is(err, ErrNoUser) { // a token that a command made
+			if !room {
+				return nil, valid, nil
+			}
 			var r Revocation
 			r, err = s.revoke(ctx, newRevocation(KindSubject, "", claims.Subject, now.UnixMilli(), now.Add(MaxTTL).UnixMilli()))
 			revoked = []Revocation{r}
@@ -133,12 +139,12 @@ func (s *Service) endByAccess(ctx context.Context, token string, all bool) (revo
 		return revoked, valid, err
 	}
 	if claims.Session != "" {
-		if list, found, err := s.users.endByID(ctx, claims.Session); err != nil || found {
+		if list, found, err := s.users.endByID(ctx, claims.Session, room); err != nil || found {
 			return list, valid, err
 		}
 	}
-	if !valid {
-		return nil, false, nil
+	if !valid || !room {
+		return nil, valid, nil
 	}
 	r, err := s.revoke(ctx, newRevocation(KindToken, claims.Issuer, claims.ID, 0, expires.Add(leeway).UnixMilli()))
 	return []Revocation{r}, true, err

@@ -20,6 +20,9 @@ import (
 const (
 	// MaxRevocations is how many revocations an instance keeps in memory; then no more are taken.
 	MaxRevocations = 1_000_000
+	// clientRevocations is how many of them clients may bring about, by logging out and the like; the rest are
+	// for administrators.
+	clientRevocations = MaxRevocations / 10 * 9
 	// revocationPoll is how often an instance looks for revocations of others. With the time of the
 	// look itself it must stay well below a second.
 	revocationPoll = 300 * time.Millisecond
@@ -186,12 +189,24 @@ func (v *revocations) run(ctx context.Context) {
 	}
 }
 
-// room is an error if no more can be revoked.
+// room is an error if an administrator can revoke no more.
 func (v *revocations) room() error {
 	if v.index.live.Load() >= MaxRevocations {
-		return problem.New(problem.InsufficientStorage, "There are %d revocations, and no more are taken: they end when the tokens expire, and sooner with a shorter ttl.", MaxRevocations)
+		return noRoom(MaxRevocations, "no more are taken")
 	}
 	return nil
+}
+
+// clientRoom is an error if clients can revoke no more.
+func (v *revocations) clientRoom() error {
+	if v.index.live.Load() >= clientRevocations {
+		return noRoom(clientRevocations, "clients can revoke no more: a session that has ended gives out no new tokens, but an access token holds until it expires")
+	}
+	return nil
+}
+
+func noRoom(n int, so string) error {
+	return problem.New(problem.InsufficientStorage, "There are %d revocations, and %s. They end when the tokens expire, and sooner with a shorter ttl.", n, so)
 }
 
 // committed puts revocations in force here, and hands them to the instances that share no database. If

@@ -19,6 +19,8 @@ const (
 	refreshPrefix = "rt_"
 	// usedKept is how many used refresh tokens of a session are known; an older one is like an unknown one.
 	usedKept = 1000
+	// usedUp is a used_at that lies before any grace.
+	usedUp = 1
 	// maxSessions is how many sessions a user has at most. A login beyond them ends the one that was refreshed
 	// longest ago.
 	maxSessions = 100
@@ -120,7 +122,7 @@ func (u *Users) start(ctx context.Context, c credentials, l lives, room func() e
 		if err = forgetFailures(ctx, tx, user.Email); err != nil {
 			return err
 		}
-		revoked, err = u.endSessions(ctx, tx, tooMany, now)
+		revoked, err = u.endSessions(ctx, tx, tooMany, now, true)
 		return err
 	})
 	return g, revoked, err
@@ -183,9 +185,10 @@ func lockRefresh(ctx context.Context, tx *sql.Tx, token string) (r refreshRow, e
 	return r, nil
 }
 
-// rotate gives the next tokens for a refresh token. One that was used before, and longer ago than the grace,
-// ends its session: errReused, with what that revoked.
-func (u *Users) rotate(ctx context.Context, token string, l lives) (g grant, revoked []Revocation, err error) {
+// rotate gives the next tokens for a refresh token. One that was used before ends its session, unless that was
+// within the grace and nothing made from it has been used: errReused, with what that revoked. Without room it
+// revokes nothing.
+func (u *Users) rotate(ctx context.Context, token string, l lives, room bool) (g grant, revoked []Revocation, err error) {
 	reused := false
 	err = u.db.InTx(ctx, func(tx *sql.Tx) error {
 		r, err := lockRefresh(ctx, tx, token)
@@ -195,7 +198,7 @@ func (u *Users) rotate(ctx context.Context, token string, l lives) (g grant, rev
 		now := u.now()
 		if r.usedAt != 0 && (l.grace == 0 || now.UnixMilli() > r.usedAt+l.grace.Milliseconds()) {
 			reused = true
-			revoked, err = u.endSessions(ctx, tx, []ending{{r.session, r.accessExp}}, now)
+			revoked, err = u.endSessions(ctx, tx, []ending{{r.session, r.accessExp}}, now, room)
 			return err
 		}
 		if r.user.Disabled || r.expires <= now.UnixMilli() {
@@ -222,6 +225,12 @@ func (u *Users) next(ctx context.Context, tx *sql.Tx, r refreshRow, used string,
 		if _, err = tx.ExecContext(ctx, `UPDATE identity_refresh SET used_at = $1 WHERE hash = $2`, now.UnixMilli(), used); err != nil {
 			return g, fmt.Errorf("using a refresh token: %w", err)
 		}
+		// Its client has it for sure, and needs neither the one it was made from nor the others made from that.
+		_, err = tx.ExecContext(ctx, `UPDATE identity_refresh SET used_at = $1 WHERE session_id = $2 AND hash <> $3 AND (used_at = 0 OR used_at >= $4)`,
+			usedUp, r.session, used, now.Add(-l.grace).UnixMilli())
+		if err != nil {
+			return g, fmt.Errorf("using up the refresh tokens beside it: %w", err)
+		}
 	}
 	expires := now.Add(l.refresh).UnixMilli()
 	_, err = tx.ExecContext(ctx, `UPDATE identity_sessions SET generation = $1, refreshed_at = $2, expires_at = $3, access_exp = $4 WHERE id = $5`,
@@ -245,15 +254,18 @@ type ending struct {
 	accessExp int64 // the greatest exp of its access tokens, unix seconds
 }
 
-// endSessions deletes sessions of a user who is locked, and revokes their access tokens. The transaction
-// does nothing afterwards.
-func (u *Users) endSessions(ctx context.Context, tx *sql.Tx, list []ending, now time.Time) (revoked []Revocation, err error) {
+// endSessions deletes sessions of a user who is locked and, if there is room, revokes their access tokens. The
+// transaction does nothing afterwards.
+func (u *Users) endSessions(ctx context.Context, tx *sql.Tx, list []ending, now time.Time, room bool) (revoked []Revocation, err error) {
 	for _, e := range list {
 		for _, statement := range []string{`DELETE FROM identity_refresh WHERE session_id = $1`, `DELETE FROM identity_sessions WHERE id = $1`} {
 			if _, err = tx.ExecContext(ctx, statement, e.session); err != nil {
 				return nil, fmt.Errorf("ending a session: %w", err)
 			}
 		}
+	}
+	if !room {
+		return nil, nil
 	}
 	for _, e := range list {
 		r, err := writeRevocation(ctx, u.db, tx, newRevocation(KindSession, "", e.session, 0, time.Unix(e.accessExp, 0).Add(leeway).UnixMilli()), now)
@@ -265,9 +277,9 @@ func (u *Users) endSessions(ctx context.Context, tx *sql.Tx, list []ending, now 
 	return revoked, nil
 }
 
-// endByRefresh ends the session of a refresh token, used or not. Nothing happens for an unknown one. valid
-// says that it could still have been used.
-func (u *Users) endByRefresh(ctx context.Context, token string, all bool) (revoked []Revocation, valid bool, err error) {
+// endByRefresh ends the session of a refresh token, used or not. Nothing happens for an unknown one. Without room
+// the access tokens are not revoked. valid says that it could still have been used.
+func (u *Users) endByRefresh(ctx context.Context, token string, all, room bool) (revoked []Revocation, valid bool, err error) {
 	err = u.db.InTx(ctx, func(tx *sql.Tx) error {
 		r, err := lockRefresh(ctx, tx, token)
 		if err != nil {
@@ -276,9 +288,9 @@ func (u *Users) endByRefresh(ctx context.Context, token string, all bool) (revok
 		now := u.now()
 		valid = r.usedAt == 0 && r.expires > now.UnixMilli() && !r.user.Disabled
 		if all && valid {
-			revoked, err = u.revokeAll(ctx, tx, r.user, true)
+			revoked, err = u.endAll(ctx, tx, r.user, room)
 		} else {
-			revoked, err = u.endSessions(ctx, tx, []ending{{r.session, r.accessExp}}, now)
+			revoked, err = u.endSessions(ctx, tx, []ending{{r.session, r.accessExp}}, now, room)
 		}
 		return err
 	})
@@ -288,8 +300,8 @@ func (u *Users) endByRefresh(ctx context.Context, token string, all bool) (revok
 	return revoked, valid, err
 }
 
-// endByID ends a session by its id; found is false if there is none.
-func (u *Users) endByID(ctx context.Context, session string) (revoked []Revocation, found bool, err error) {
+// endByID ends a session by its id; found is false if there is none. Without room its access tokens are not revoked.
+func (u *Users) endByID(ctx context.Context, session string, room bool) (revoked []Revocation, found bool, err error) {
 	err = u.db.InTx(ctx, func(tx *sql.Tx) error {
 		var userID string
 		var accessExp int64
@@ -307,7 +319,7 @@ func (u *Users) endByID(ctx context.Context, session string) (revoked []Revocati
 			return fmt.Errorf("reading a session: %w", err)
 		}
 		found = true
-		revoked, err = u.endSessions(ctx, tx, []ending{{session, accessExp}}, u.now())
+		revoked, err = u.endSessions(ctx, tx, []ending{{session, accessExp}}, u.now(), room)
 		return err
 	})
 	return revoked, found, err

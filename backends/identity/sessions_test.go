@@ -77,6 +77,38 @@ func TestRefreshGrace(t *testing.T) {
 	})
 }
 
+// TestRefreshGraceForksNoSession is of two who both have a refresh token, and use it within the grace.
+func TestRefreshGraceForksNoSession(t *testing.T) {
+	t.Parallel()
+	pgtest.Each(t, func(t *testing.T, url string) {
+		c := newClock()
+		f := startOn(t, identity.Config{RefreshGrace: unit.Duration(time.Minute)}, identity.Deps{Now: c.Now}, open(t, url, t.TempDir()))
+		f.mustAdd(t, "ada@example.com", "correct horse", "", "")
+		for name, late := range map[string]func(first, a, b tokens) string{
+			"the-other-made-from-the-same": func(_, _, b tokens) string { return b.Refresh },
+			"the-same-again":               func(first, _, _ tokens) string { return first.Refresh },
+		} {
+			t.Run(name, func(t *testing.T) {
+				other := f.mustLogin(t, "ada@example.com", "correct horse")
+				first := f.mustLogin(t, "ada@example.com", "correct horse")
+				a, b := f.refresh(t, first.Refresh, 200), f.refresh(t, first.Refresh, 200)
+				c.forward(time.Second)
+				next := f.refresh(t, a.Refresh, 200)
+				next = f.refresh(t, a.Refresh, 200) // its answer was lost
+				next = f.refresh(t, next.Refresh, 200)
+				f.refresh(t, late(first, a, b), 401)
+				f.refresh(t, next.Refresh, 401)
+				for _, gone := range []tokens{a, b, next} {
+					if f.accepts(gone.Token) {
+						t.Error("an access token of the session is accepted")
+					}
+				}
+				f.refresh(t, other.Refresh, 200)
+			})
+		}
+	})
+}
+
 func TestSessionsAreBounded(t *testing.T) {
 	t.Parallel()
 	pgtest.Each(t, func(t *testing.T, url string) {

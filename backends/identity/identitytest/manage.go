@@ -118,7 +118,19 @@ func (e *exam) revocations(t *testing.T) {
 		t.Errorf("got %+v", bySub)
 	}
 	e.holds(t, 401, two.Token)
-	e.holds(t, 200, e.refresh(t, 200, two.RefreshToken).Token)
+	e.refresh(t, 401, two.RefreshToken)
+	later := e.in(t, u)
+	e.holds(t, 200, later.Token)
+	e.admin(t, 201, "POST", "/revocations", object("sub", u.ID, "issuer", "https://another.example"))
+	e.admin(t, 201, "POST", "/revocations", object("sub", u.ID, "issued_before", time.Now().Add(-time.Hour).Format(time.RFC3339)))
+	e.holds(t, 200, e.refresh(t, 200, later.RefreshToken).Token)
+	e.admin(t, 201, "POST", "/revocations", object("sub", u.ID, "issuer", e.Issuer))
+	e.refresh(t, 401, later.RefreshToken)
+
+	// What a gateway may let in can be revoked.
+	for _, sub := range []string{strings.Repeat("a", 1024), "a\u00a0b", strings.Repeat("\"", 1024)} {
+		e.admin(t, 201, "POST", "/revocations", object("sub", sub, "issuer", e.Issuer))
+	}
 
 	found := false
 	for cursor := ""; ; {
@@ -145,7 +157,7 @@ func (e *exam) revocations(t *testing.T) {
 		"before-of-a-token": object("jti", "a", "issued_before", "2020-01-01T00:00:00Z"),
 		"before-ahead":      object("sub", "a", "issued_before", "2200-01-01T00:00:00Z"),
 		"expired":           object("jti", "a", "expires_at", "2020-01-01T00:00:00Z"),
-		"too-long":          object("jti", strings.Repeat("a", 256)),
+		"too-long":          object("jti", strings.Repeat("a", 1025)),
 		"control-character": object("jti", "a\nb"),
 	} {
 		t.Run(name, func(t *testing.T) { e.admin(t, 400, "POST", "/revocations", body) })

@@ -18,7 +18,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
@@ -31,14 +34,16 @@ type Handler func(w http.ResponseWriter, r *http.Request) error
 // Router dispatches by path and method. Unknown paths answer 404, known ones with another method
 // 405 with Allow, both as problems. HEAD is served by GET, OPTIONS by the router.
 type Router struct {
-	mux    *http.ServeMux
-	log    *slog.Logger
-	routes map[string]map[string]Handler
+	mux *http.ServeMux
+	log *slog.Logger
+	// refused is of 503, failed of our other failures.
+	refused, failed *often
+	routes          map[string]map[string]Handler
 }
 
 // NewRouter is a router without routes. log takes what goes wrong on our side.
 func NewRouter(log *slog.Logger) *Router {
-	rt := &Router{mux: http.NewServeMux(), log: log, routes: map[string]map[string]Handler{}}
+	rt := &Router{mux: http.NewServeMux(), log: log, refused: newOften(), failed: newOften(), routes: map[string]map[string]Handler{}}
 	rt.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, problem.New(problem.NotFound, "There is nothing at %s.", r.URL.Path))
 	})
@@ -78,11 +83,13 @@ func (rt *Router) dispatch(w http.ResponseWriter, r *http.Request, methods map[s
 		return
 	}
 	if err := h(w, r); err != nil {
-		rt.fail(w, r, err)
+		rt.Fail(w, r, err)
 	}
 }
 
-func (rt *Router) fail(w http.ResponseWriter, r *http.Request, err error) {
+// Fail answers with err as the error of a handler. Failures of our side are logged: the first few, then one a second
+// with how many there were. Those with 503, which may be many, are counted apart.
+func (rt *Router) Fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := problem.From(err)
 	if e.Code == problem.Internal && sqldb.IsBusy(err) {
 		e = &problem.Error{Code: problem.Unavailable, Detail: "The database cannot take this right now.", RetryAfter: time.Second, Cause: err}
@@ -90,10 +97,32 @@ func (rt *Router) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Code == problem.Internal && sqldb.IsNotText(err) {
 		e = problem.New(problem.InvalidRequest, "The request has a text that is not UTF-8, or has a NUL in it.")
 	}
-	if e.Code.Status() >= http.StatusInternalServerError {
-		rt.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	if status := e.Code.Status(); status >= http.StatusInternalServerError {
+		log := rt.failed
+		if status == http.StatusServiceUnavailable {
+			log = rt.refused
+		}
+		log.do(func(times int64) {
+			rt.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "times", times, "error", err)
+		})
 	}
 	problem.Write(w, r, e)
+}
+
+// often does the first few, then one a second.
+type often struct {
+	sometimes rate.Sometimes
+	times     atomic.Int64
+}
+
+func newOften() *often {
+	return &often{sometimes: rate.Sometimes{First: 5, Interval: time.Second}}
+}
+
+// do calls f, if it is time, with how often do was called since f was.
+func (o *often) do(f func(times int64)) {
+	o.times.Add(1)
+	o.sometimes.Do(func() { f(o.times.Swap(0)) })
 }
 
 // ServeHTTP dispatches the request. A path that changes when it is cleaned is refused: what stands in

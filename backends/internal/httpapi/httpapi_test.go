@@ -10,6 +10,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
@@ -93,6 +95,31 @@ func TestRouter(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestFailuresAreLoggedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		rt := NewRouter(slog.New(slog.NewTextHandler(&log, nil)))
+		fail := func(n int, err error) (lines int) {
+			log.Reset()
+			for range n {
+				rt.Fail(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), err)
+			}
+			return strings.Count(log.String(), "request failed")
+		}
+		shed := problem.New(problem.Unavailable, "Too many.")
+		if n := fail(100, shed); n != 5 {
+			t.Errorf("got %d lines at once, want 5", n)
+		}
+		<-time.After(time.Second + time.Millisecond)
+		if n := fail(100, shed); n != 1 || !strings.Contains(log.String(), "times=96") {
+			t.Errorf("got %d lines after a second, want one with times=96: %s", n, &log)
+		}
+		if n := fail(1, errors.New("broken")); n != 1 || !strings.Contains(log.String(), "times=1") {
+			t.Errorf("another failure: got %s", &log)
+		}
+	})
 }
 
 func TestBodyWithoutLengthIsCapped(t *testing.T) {

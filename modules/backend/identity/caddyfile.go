@@ -26,7 +26,7 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //		refresh_grace DURATION    # how long a used refresh token may be used again, up to 5m, default 0s
 //		attempts      N/DURATION  # failed logins to one account, default 10/15m; they count over all instances on one database
 //		ip_attempts   N/DURATION  # failed logins from one client address, default 100/15m; they count in the same way
-//		admin_secret  NAME        # lets into the admin API over HTTP, as Authorization: Bearer
+//		admin_secret  NAME        # lets into the admin API over HTTP, as Authorization: Bearer; 16 bytes or more, wrong ones are limited as by ip_attempts
 //	}
 func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the backend's name

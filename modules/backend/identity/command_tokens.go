@@ -56,7 +56,7 @@ func revokeCommand(o *tokensOptions) *cobra.Command {
 	c := &cobra.Command{Use: "revoke --jti J | --sub S | --sid X", Short: "Revokes a token, the tokens of a subject, or a session, and prints the revocation's id"}
 	f := c.Flags()
 	f.StringVar(&want.JTI, "jti", "", "the jti of the token")
-	f.StringVar(&want.Sub, "sub", "", "the subject whose tokens are revoked")
+	f.StringVar(&want.Sub, "sub", "", "the subject whose tokens are revoked; the sessions of a user of ours end too")
 	f.StringVar(&want.SID, "sid", "", "the session that ends")
 	f.StringVar(&want.Issuer, "issuer", "", "only tokens of this issuer")
 	f.StringVar(&before, "before", "", "with --sub: tokens issued at or before this time, as 2027-06-01T09:00:00Z or how long ago, such as 2h (default now)")
