@@ -185,7 +185,8 @@ type Service struct {
 	now        func() time.Time
 }
 
-// New makes the service. It fails if a signing key cannot be used, or if the admin secret is too short. Revocations are known once Run has begun.
+// New makes the service. It fails if no signing key can be used, or if the admin secret is too short.
+// Revocations are known once Run has begun.
 func New(c Config, d Deps) (*Service, error) {
 	c = c.withDefaults()
 	if d.Now == nil {
@@ -213,7 +214,7 @@ func New(c Config, d Deps) (*Service, error) {
 		}
 		return signer, err
 	}, Failed: func(err error) {
-		d.Log.Error("the signing keys cannot be used, the last good ones stay in force", "error", err)
+		d.Log.Error("a version of the signing keys cannot be used and is left out", "error", err)
 	}}
 	if _, err := s.keys.Get(); err != nil {
 		return nil, err

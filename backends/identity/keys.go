@@ -57,6 +57,9 @@ func parseKey(raw []byte) (signingKey, error) {
 		if len(raw) < minHMACBytes {
 			return signingKey{}, fmt.Errorf("the key has %d bytes, HS256 needs at least %d: make one with `openssl rand -hex 32`", len(raw), minHMACBytes)
 		}
+		if secret.IsPublic(raw) {
+			return signingKey{}, errors.New("it is a public key, with which anyone could sign: use a private key in PEM, or random bytes made with `openssl rand -hex 32`")
+		}
 		return signingKey{kid: hmacID(raw), method: jwt.SigningMethodHS256, sign: raw, verify: raw}, nil
 	}
 	block, _ := pem.Decode(raw)

@@ -43,6 +43,8 @@ func TestSigningKeys(t *testing.T) {
 		"public-key":   {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), "", 0},
 		"torn-pem":     {[]byte("-----BEGIN PRIVATE KEY-----\nAAAA"), "", 0},
 		"empty":        {nil, "", 0},
+		"public-der":   {[]byte(base64.StdEncoding.EncodeToString(public)), "", 0},
+		"public-twice": {[]byte(base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))), "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			signer, err := identity.NewSigner(keySet(c.key))
@@ -159,15 +161,15 @@ func TestKeysRotateWhileItRuns(t *testing.T) {
 		t.Error("the newest key does not sign")
 	}
 
-	gen = f.KeysGeneration()
 	set.Replace([]secret.Version{{Label: "broken", Value: secret.NewValue([]byte("short"))}, two})
+	gen = f.KeysGeneration()
 	for range 3 {
-		if f.KeysGeneration() != gen || len(kids()) != 2 || !f.accepts(second) {
-			t.Error("a broken version takes the good ones out of force")
+		if f.KeysGeneration() != gen || len(kids()) != 1 || !f.accepts(second) || f.accepts(first) {
+			t.Error("beside a broken version it is not the good one alone that is in force")
 		}
 	}
-	if n := strings.Count(log.String(), "the last good ones stay in force"); n != 1 || strings.Contains(log.String(), "short") && strings.Contains(log.String(), "value=short") {
-		t.Errorf("got %d lines in the log, want 1: %s", n, log.String())
+	if n := strings.Count(log.String(), "the signing key"); n == 0 || strings.Count(log.String(), "\n") != 1 || strings.Contains(log.String(), "value=short") {
+		t.Errorf("got this in the log, want one line: %s", log.String())
 	}
 
 	set.Replace([]secret.Version{two})
@@ -203,4 +205,24 @@ func TestKeyUseIsSeen(t *testing.T) {
 		n++
 	})
 	f.KeyUsed("unknown", time.Now())
+}
+
+// TestAKeyEndsThoughItsSuccessorIsOfNoUse is about {v1 until then, a broken one}: v1 ends then.
+func TestAKeyEndsThoughItsSuccessorIsOfNoUse(t *testing.T) {
+	t.Parallel()
+	raw, _ := identity.GenerateKey()
+	one := secret.Version{Label: "one", Value: secret.NewValue(raw)}
+	set := secret.NewSet("signing", one)
+	f := startOn(t, identity.Config{}, identity.Deps{Keys: set, Log: slog.New(slog.DiscardHandler)}, open(t, "", t.TempDir()))
+	f.mustAdd(t, "ada@example.com", "correct horse", "", "")
+	token := f.mustLogin(t, "ada@example.com", "correct horse").Token
+	one.RetireAt = time.Now().Add(2 * time.Second)
+	set.Replace([]secret.Version{{Label: "bad", Value: secret.NewValue([]byte("tooshort"))}, one})
+	if !f.accepts(token) || set.Fault() == nil || !strings.Contains(set.Fault().Error(), "(bad)") {
+		t.Errorf("before the end: it is in force: %v, the fault is %v", f.accepts(token), set.Fault())
+	}
+	<-time.After(time.Until(one.RetireAt) + 5*time.Millisecond)
+	if resp := f.login("ada@example.com", "correct horse"); resp.StatusCode != 503 || f.accepts(token) {
+		t.Errorf("after the end: got %d, want 503; the token passes: %v", resp.StatusCode, f.accepts(token))
+	}
 }

@@ -36,13 +36,17 @@ type entry struct {
 //	{"versions":[{"label":"2026-11","value":"…","active_from":"RFC3339","retire_at":"RFC3339"}, …]}
 //
 // newest first. label is that of a value by itself, and of a version in a document of one that has no
-// label. Other JSON, such as a JWK, is a value. No error holds any of the content.
+// label. Other JSON, such as a JWK, is a value. Text in UTF-16, or with a byte order mark, is refused: an
+// editor has written it so. No error holds any of the content.
 func Parse(label string, content []byte) ([]Version, error) {
 	if len(content) > MaxContent {
 		return nil, fmt.Errorf("it has more than %d KiB, a secret is smaller", MaxContent>>10)
 	}
 	if len(bytes.TrimSpace(content)) == 0 {
 		return nil, errors.New("it is empty, write the secret into it")
+	}
+	if text, marked := utf16Text(content); bytes.HasPrefix(content, []byte(utf8BOM)) || text != "" && (marked || strings.HasPrefix(strings.TrimSpace(text), "{")) {
+		return nil, errors.New("it begins with a byte order mark or is in UTF-16: save it in UTF-8 without a mark")
 	}
 	if !isDocument(content) {
 		content = bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))

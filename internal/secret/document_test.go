@@ -2,6 +2,7 @@ package secret
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,11 @@ func TestParseRefuses(t *testing.T) {
 		"cut-off-early":     {`{"vers`, "is cut off"},
 		"no-json":           {`{"versions":[{"label":"a","value":"x" sesame}]}`, "no valid JSON at byte 39"},
 		"something-more":    {`{"versions":[{"label":"a","value":"x"}]} sesame`, "something follows"},
+		"utf-8-mark":        {"\xef\xbb\xbf" + `{"versions":[{"label":"a","value":"sesame"}]}`, "byte order mark or is in UTF-16: save it in UTF-8"},
+		"mark-of-a-value":   {"\xef\xbb\xbfsesame", "byte order mark"},
+		"utf-16-mark":       {utf16Of(`{"versions":[{"label":"a","value":"sesame"}]}`, binary.LittleEndian, true), "is in UTF-16"},
+		"utf-16":            {utf16Of(" {\"versions\":[{\"label\":\"a\",\"value\":\"sesame\"}]}\r\n", binary.BigEndian, false), "is in UTF-16"},
+		"utf-16-value":      {utf16Of("sesame", binary.BigEndian, true), "is in UTF-16"},
 		"no-utf-8":          {"{\"versions\":[{\"label\":\"a\",\"value\":\"x\xff\"}]}", "is not UTF-8"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,7 +2,9 @@ package secret
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +23,10 @@ type Version struct {
 }
 
 // use is what is remembered of a version's value, across the reads of its source.
-type use struct{ last atomic.Int64 } // unix milliseconds, 0 for never
+type use struct {
+	last atomic.Int64 // unix milliseconds, 0 for never
+	end  atomic.Int64 // RetireAt as it was set last, in unix nanoseconds, 0 for never
+}
 
 // Used says that the version has just verified or signed something.
 func (v Version) Used(now time.Time) {
@@ -80,6 +85,10 @@ type Set struct {
 
 	mu  sync.Mutex // guards all, and the making of snapshots
 	all []Version
+
+	faultMu sync.Mutex // guards what follows
+	faultOf *Snapshot
+	faults  []string
 }
 
 // NewSet is a set of the given versions, newest first.
@@ -140,6 +149,10 @@ func (s *Set) Replace(versions []Version) {
 		if v.use == nil {
 			v.use = new(use)
 		}
+		v.use.end.Store(0)
+		if !v.RetireAt.IsZero() {
+			v.use.end.Store(v.RetireAt.UnixNano())
+		}
 	}
 	s.all = versions
 	s.snapshot.Store(snapshotOf(versions, s.now()))
@@ -171,13 +184,41 @@ func snapshotOf(all []Version, now time.Time) *Snapshot {
 	return snap
 }
 
+// Fault is why versions that are in force cannot be used, as those who use the set have found; nil if
+// they have found nothing.
+func (s *Set) Fault() error {
+	now := s.Current()
+	s.faultMu.Lock()
+	defer s.faultMu.Unlock()
+	if s.faultOf != now || len(s.faults) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(s.faults, "; "))
+}
+
+// fault notes why versions of a snapshot cannot be used.
+func (s *Set) fault(of *Snapshot, err error) {
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	s.faultMu.Lock()
+	defer s.faultMu.Unlock()
+	if s.faultOf != of {
+		s.faultOf, s.faults = of, nil
+	}
+	if !slices.Contains(s.faults, text) {
+		s.faults = append(s.faults, text)
+	}
+}
+
 // Derived keeps what is made of a set's versions, such as parsed keys, and makes it anew when they
-// change. If that fails, what was made last stays in force. The zero value is not ready: set Make.
+// change. A version of which nothing can be made is left out. If nothing can be made of any, what was
+// made last stays in force, without the versions whose end has come since. The zero value is not
+// ready: set Make.
 type Derived[T any] struct {
 	Set *Set
-	// Make must not call the Derived's own methods.
+	// Make must not call the Derived's own methods. It is called again with fewer versions if it fails.
 	Make func(*Snapshot) (T, error)
-	// Failed, if it is set, is told once of each snapshot that cannot be used.
+	// Failed, if it is set, is told once of each snapshot of which a version cannot be used. The set's
+	// Fault says the same.
 	Failed func(error)
 
 	state atomic.Pointer[derived[T]]
@@ -186,14 +227,21 @@ type Derived[T any] struct {
 
 type derived[T any] struct {
 	of    *Snapshot
+	from  []Version // what value is made of
+	until int64     // unix nanoseconds: one of from, which is not in the set any more, ends then; 0 for never
 	value T
-	err   error // there has never been a value
+	err   error // there is no value
 }
 
-// Get is what is made of the versions in force. The error is Make's, if it has never succeeded.
+func (s *derived[T]) serves(snap *Snapshot, now func() time.Time) bool {
+	return s != nil && s.of == snap && (s.until == 0 || now().UnixNano() < s.until)
+}
+
+// Get is what is made of the versions in force. The error is Make's, if nothing could be made of any
+// version that is in force.
 func (d *Derived[T]) Get() (T, error) {
 	snap := d.Set.Current()
-	if s := d.state.Load(); s != nil && s.of == snap {
+	if s := d.state.Load(); s.serves(snap, d.Set.now) {
 		return s.value, s.err
 	}
 	return d.renew(snap)
@@ -202,20 +250,77 @@ func (d *Derived[T]) Get() (T, error) {
 func (d *Derived[T]) renew(snap *Snapshot) (T, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	last := d.state.Load()
-	if last != nil && last.of == snap {
-		return last.value, last.err
+	s := d.state.Load()
+	if !s.serves(snap, d.Set.now) {
+		s = d.next(snap, s)
+		d.state.Store(s)
 	}
+	return s.value, s.err
+}
+
+func (d *Derived[T]) next(snap *Snapshot, last *derived[T]) *derived[T] {
 	value, err := d.Make(snap)
-	next := &derived[T]{snap, value, err}
-	if err != nil {
-		if d.Failed != nil {
-			d.Failed(err)
-		}
-		if last != nil && last.err == nil {
-			next.value, next.err = last.value, nil
+	if err == nil {
+		return &derived[T]{of: snap, from: snap.Versions, value: value}
+	}
+	good := new(Snapshot)
+	if len(snap.Versions)+len(snap.Coming) > 1 {
+		var bad []error
+		good.Versions, bad = d.sift(snap.Versions, nil)
+		good.Coming, bad = d.sift(snap.Coming, bad)
+		if len(bad) > 0 {
+			err = errors.Join(bad...)
 		}
 	}
-	d.state.Store(next)
-	return next.value, next.err
+	d.Set.fault(snap, err)
+	if d.Failed != nil && (last == nil || last.of != snap) {
+		d.Failed(err)
+	}
+	if len(good.Versions) > 0 {
+		if value, e := d.Make(good); e == nil {
+			return &derived[T]{of: snap, from: good.Versions, value: value}
+		}
+	}
+	return d.keep(snap, last, err)
+}
+
+// sift gives the versions of which something can be made, and adds why it cannot of the others.
+func (d *Derived[T]) sift(versions []Version, errs []error) (good []Version, bad []error) {
+	for _, v := range versions {
+		if _, err := d.Make(&Snapshot{Versions: []Version{v}}); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		good = append(good, v)
+	}
+	return good, errs
+}
+
+// keep is what was made last, of those versions whose end has not come.
+func (d *Derived[T]) keep(snap *Snapshot, last *derived[T], err error) *derived[T] {
+	next := &derived[T]{of: snap, err: err}
+	if last == nil {
+		return next
+	}
+	now := d.Set.now().UnixNano()
+	for _, v := range last.from {
+		end := v.use.end.Load()
+		if end != 0 && now >= end || slices.ContainsFunc(snap.Coming, func(c Version) bool { return c.Value.Equal(v.Value) }) {
+			continue
+		}
+		next.from = append(next.from, v)
+		if end != 0 && (next.until == 0 || end < next.until) {
+			next.until = end
+		}
+	}
+	switch len(next.from) {
+	case 0:
+	case len(last.from):
+		next.value, next.err = last.value, nil
+	default:
+		if value, e := d.Make(&Snapshot{Versions: next.from}); e == nil {
+			next.value, next.err = value, nil
+		}
+	}
+	return next
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -189,6 +190,66 @@ func TestDerivedThatNeverSucceeded(t *testing.T) {
 	if got, err := d.Get(); err != nil || got != "good" {
 		t.Errorf("got %q, %v", got, err)
 	}
+}
+
+// TestDerivedEndsWithItsVersions is about versions that end while nothing can be made of the others.
+func TestDerivedEndsWithItsVersions(t *testing.T) {
+	until := version("a")
+	until.RetireAt = start.Add(time.Hour)
+	s, c := newTestSet()
+	failed := 0
+	// All versions must be good, as for most who derive something.
+	d := &Derived[string]{Set: s, Failed: func(error) { failed++ }, Make: func(snap *Snapshot) (string, error) {
+		for _, v := range snap.Versions {
+			if strings.HasPrefix(v.Label, "bad") {
+				return "", errors.New(v.Label + " is of no use")
+			}
+		}
+		return strings.Join(labels(snap.Versions), " "), nil
+	}}
+	get := func(want, fault string) {
+		t.Helper()
+		for range 2 {
+			got, err := d.Get()
+			if got != want || (want == "") != (err != nil) {
+				t.Errorf("got %q, %v, want %q", got, err, want)
+			}
+			if f := s.Fault(); f == nil && fault != "" || f != nil && f.Error() != fault {
+				t.Errorf("got the fault %v, want %q", f, fault)
+			}
+		}
+	}
+	s.Replace([]Version{version("a")})
+	get("a", "")
+	s.Replace([]Version{version("bad"), version("bad2"), until})
+	get("a", "bad is of no use; bad2 is of no use")
+	c.set(until.RetireAt)
+	get("", "bad is of no use; bad2 is of no use")
+	s.Replace([]Version{version("b")})
+	get("b", "")
+
+	// Of what the source has lost, the end that it was given last counts, also if nobody asked then.
+	until = version("b")
+	until.RetireAt = c.now().Add(time.Hour)
+	s.Replace([]Version{version("c"), until})
+	s.Replace([]Version{version("bad")})
+	get("b", "bad is of no use")
+	c.set(until.RetireAt)
+	get("", "bad is of no use")
+	if failed != 3 {
+		t.Errorf("told %d times, want 3", failed)
+	}
+
+	s.Replace([]Version{version("d"), version("e")})
+	get("d e", "")
+	until = version("e")
+	until.RetireAt = c.now().Add(time.Hour)
+	s.Replace([]Version{version("d"), until})
+	get("d e", "")
+	s.Replace([]Version{version("bad")})
+	get("d e", "bad is of no use")
+	c.set(until.RetireAt)
+	get("d", "bad is of no use")
 }
 
 func TestConcurrentUse(t *testing.T) {

@@ -73,7 +73,7 @@ func (a *App) health(ctx context.Context) health {
 		}
 		for _, s := range host.SecretStatus() {
 			if s.Error != "" {
-				all.add(part{Name: "secret " + s.Name, State: stateDegraded, Detail: oneLine("what was read before is in force: " + s.Error)})
+				all.add(part{Name: "secret " + s.Name, State: stateDegraded, Detail: oneLine("what was good before is in force until its end: " + s.Error)})
 			}
 		}
 	}

@@ -107,10 +107,14 @@ func TestParseSecret(t *testing.T) {
 				}
 			}
 		}), "\r\n"), ""},
-		"raw-base64": {base64.StdEncoding.EncodeToString(make([]byte, 48)), "HS256"},
-		"jwk":        {edJWK("a"), ""},
-		"jwk-set":    {`{"keys":[` + edJWK("a") + `]}`, ""},
-		"ssh":        {"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN0000000000000000000000000000000000000000000", ""},
+		"public-pem-base64":       {base64.StdEncoding.EncodeToString([]byte(block("PUBLIC KEY", spki))), ""},
+		"public-pem-base64-twice": {base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString([]byte(block("PUBLIC KEY", spki))))), ""},
+		"jwk-base64":              {base64.RawURLEncoding.EncodeToString([]byte(edJWK("a"))), ""},
+		"ssh-after-a-space":       {" ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN0000000000000000000000000000000000000000000", ""},
+		"raw-base64":              {base64.StdEncoding.EncodeToString(make([]byte, 48)), "HS256"},
+		"jwk":                     {edJWK("a"), ""},
+		"jwk-set":                 {`{"keys":[` + edJWK("a") + `]}`, ""},
+		"ssh":                     {"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN0000000000000000000000000000000000000000000", ""},
 	} {
 		got, err := parseSecret([]byte(c.in))
 		if algs := strings.Join(got.algs, " "); algs != c.algs || (err == nil) != (c.algs != "") {
@@ -172,20 +176,21 @@ func TestParseJWKSSkipsWhatItCannotUse(t *testing.T) {
 		remote bool // whether it is used from a URL
 		local  bool // whether it is used from a file
 	}{
-		"oct":             {oct, false, true},
-		"encryption":      {strings.Replace(edJWK("x"), `{`, `{"use":"enc",`, 1), false, false},
-		"signing":         {strings.Replace(edJWK("x"), `{`, `{"use":"sig","key_ops":["verify"],`, 1), true, true},
-		"only-signs":      {strings.Replace(edJWK("x"), `{`, `{"key_ops":["sign"],`, 1), false, false},
-		"unknown-kty":     {`{"kty":"AKP","alg":"ML-DSA-44","pub":"AAAA"}`, false, false},
-		"unknown-crv":     {`{"kty":"EC","crv":"secp256k1","x":"AAAA","y":"AAAA"}`, false, false},
-		"off-the-curve":   {`{"kty":"EC","crv":"P-256","x":"AAAA","y":"AAAA"}`, false, false},
-		"x25519":          {strings.Replace(edJWK("x"), "Ed25519", "X25519", 1), false, false},
-		"wrong-alg":       {strings.Replace(edJWK("x"), `{`, `{"alg":"RS256",`, 1), false, false},
-		"new-name-of-alg": {strings.Replace(edJWK("x"), `{`, `{"alg":"Ed25519",`, 1), true, true},
-		"broken-x5c":      {strings.Replace(edJWK("x"), `{`, `{"x5c":["!"],"x5u":"http://127.0.0.1:1/",`, 1), true, true},
-		"string":          {`"key"`, false, false},
-		"null":            {`null`, false, false},
-		"weak-rsa":        {`{"kty":"RSA","n":"` + strings.Repeat("_", 171) + `","e":"AQAB"}`, false, false},
+		"oct":                 {oct, false, true},
+		"oct-of-a-public-key": {`{"kty":"oct","k":"` + base64.RawURLEncoding.EncodeToString([]byte("-----BEGIN PUBLIC KEY-----\nAAAAAAAAAAAAAAAA")) + `"}`, false, false},
+		"encryption":          {strings.Replace(edJWK("x"), `{`, `{"use":"enc",`, 1), false, false},
+		"signing":             {strings.Replace(edJWK("x"), `{`, `{"use":"sig","key_ops":["verify"],`, 1), true, true},
+		"only-signs":          {strings.Replace(edJWK("x"), `{`, `{"key_ops":["sign"],`, 1), false, false},
+		"unknown-kty":         {`{"kty":"AKP","alg":"ML-DSA-44","pub":"AAAA"}`, false, false},
+		"unknown-crv":         {`{"kty":"EC","crv":"secp256k1","x":"AAAA","y":"AAAA"}`, false, false},
+		"off-the-curve":       {`{"kty":"EC","crv":"P-256","x":"AAAA","y":"AAAA"}`, false, false},
+		"x25519":              {strings.Replace(edJWK("x"), "Ed25519", "X25519", 1), false, false},
+		"wrong-alg":           {strings.Replace(edJWK("x"), `{`, `{"alg":"RS256",`, 1), false, false},
+		"new-name-of-alg":     {strings.Replace(edJWK("x"), `{`, `{"alg":"Ed25519",`, 1), true, true},
+		"broken-x5c":          {strings.Replace(edJWK("x"), `{`, `{"x5c":["!"],"x5u":"http://127.0.0.1:1/",`, 1), true, true},
+		"string":              {`"key"`, false, false},
+		"null":                {`null`, false, false},
+		"weak-rsa":            {`{"kty":"RSA","n":"` + strings.Repeat("_", 171) + `","e":"AQAB"}`, false, false},
 	} {
 		for local, want := range map[bool]bool{false: c.remote, true: c.local} {
 			set, err := parseJWKS([]byte(setOf(c.member, good)), local)

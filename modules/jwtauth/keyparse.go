@@ -3,8 +3,6 @@ package jwtauth
 import (
 	"bytes"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -14,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/MicahParks/jwkset"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 )
 
 const (
@@ -34,33 +34,13 @@ func parseSecret(raw []byte) (key, error) {
 	switch {
 	case json.Unmarshal(raw, &jwk) == nil && (jwk.Kty != "" || len(jwk.Keys) > 0):
 		return key{}, errors.New(`it is a JWK or a set of them: put it into a file as {"keys":[…]} and use jwks file PATH`)
-	case isPublic(raw) || bytes.HasPrefix(raw, []byte("ssh-")) || bytes.HasPrefix(raw, []byte("ecdsa-sha2-")):
-		return key{}, errors.New("it is a public key but not in PEM: convert it to a PEM block PUBLIC KEY")
+	case secret.IsPublic(raw):
+		return key{}, errPublic
 	}
 	return newKey("", "", raw)
 }
 
-// isPublic says whether raw is a public key or a certificate in DER, or the base64 of one, which is
-// how some identity providers show their key.
-func isPublic(raw []byte) bool {
-	if isPublicDER(raw) {
-		return true
-	}
-	text := strings.TrimRight(strings.Join(strings.Fields(string(raw)), ""), "=")
-	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		if der, err := encoding.DecodeString(text); err == nil && isPublicDER(der) {
-			return true
-		}
-	}
-	return false
-}
-
-func isPublicDER(der []byte) bool {
-	_, notSPKI := x509.ParsePKIXPublicKey(der)
-	_, notPKCS1 := x509.ParsePKCS1PublicKey(der)
-	_, notCert := x509.ParseCertificate(der)
-	return notSPKI == nil || notPKCS1 == nil || notCert == nil
-}
+var errPublic = errors.New("it is a public key but not in PEM: convert it to a PEM block PUBLIC KEY")
 
 func parsePEM(raw []byte) (key, error) {
 	block, _ := pem.Decode(raw)
@@ -178,6 +158,9 @@ func parseJWK(raw []byte, local bool) (key, error) {
 	jwk, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{Private: local && m.KTY == jwkset.KtyOct}, jwkset.JWKValidateOptions{})
 	if err != nil {
 		return key{}, err
+	}
+	if raw, ok := jwk.Key().([]byte); ok && secret.IsPublic(raw) {
+		return key{}, errPublic
 	}
 	return newKey(m.KID, alg, jwk.Key())
 }

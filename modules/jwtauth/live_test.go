@@ -106,6 +106,25 @@ func TestRetiredVersionsStopAtTheirTime(t *testing.T) {
 	wantCode(t, v, token, problem.InvalidToken)
 }
 
+func TestASecretEndsThoughItsSuccessorIsOfNoUse(t *testing.T) {
+	one := version("one", keyHS256)
+	set := secret.NewSet("jwt", one)
+	s, err := newSecretKeys(set, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, token := testVerifier(Trusted{}, Policy{}, s), hs(t, keyHS256, nil)
+	wantCode(t, v, token, "")
+	one.RetireAt = time.Now().Add(time.Second)
+	set.Replace([]secret.Version{version("bad", "tooshort"), one})
+	wantCode(t, v, token, "")
+	if err = set.Fault(); err == nil || !strings.Contains(err.Error(), "the secret jwt (bad) cannot be used") {
+		t.Errorf("got the fault %v", err)
+	}
+	<-time.After(time.Until(one.RetireAt) + 5*time.Millisecond)
+	wantCode(t, v, token, problem.KeysUnavailable)
+}
+
 // fakeIdentity is an identity backend whose keys and revocations a test changes.
 type fakeIdentity struct {
 	keys       map[string]ed25519.PublicKey

@@ -52,35 +52,23 @@ type secretKeys struct{ keys *secret.Derived[*keySet] }
 // newSecretKeys refuses versions that cannot be used. A set that has not been read yet is empty;
 // failed is told of versions that come later and cannot be used.
 func newSecretKeys(set *secret.Set, failed func(error)) (*secretKeys, error) {
-	for _, v := range set.Versions() {
-		if _, err := parseSecret(v.Value.Reveal()); err != nil {
-			return nil, fmt.Errorf("the secret %s (%s) cannot be used: %w", set.Name, v.Label, err)
-		}
+	if _, err := keysOfVersions(set.Name, set.Current()); err != nil {
+		return nil, err
 	}
 	return &secretKeys{&secret.Derived[*keySet]{Set: set, Failed: failed, Make: func(s *secret.Snapshot) (*keySet, error) {
-		return keysOfVersions(set.Name, s, failed)
+		return keysOfVersions(set.Name, s)
 	}}}, nil
 }
 
-// keysOfVersions leaves out a version that is of no use, unless all are: then the keys before stay.
-func keysOfVersions(name string, s *secret.Snapshot, failed func(error)) (*keySet, error) {
+func keysOfVersions(name string, s *secret.Snapshot) (*keySet, error) {
 	keys := new(keySet)
-	var errs []error
 	for _, v := range s.Versions {
 		k, err := parseSecret(v.Value.Reveal())
 		if err != nil {
-			errs = append(errs, fmt.Errorf("the secret %s (%s) cannot be used: %w", name, v.Label, err))
-			continue
+			return nil, fmt.Errorf("the secret %s (%s) cannot be used: %w", name, v.Label, err)
 		}
 		k.label, k.used = v.Label, v.Used
 		keys.keys = append(keys.keys, k)
-	}
-	err := errors.Join(errs...)
-	if err != nil && len(keys.keys) == 0 {
-		return nil, err
-	}
-	if err != nil && failed != nil {
-		failed(err)
 	}
 	return keys.counted("secret:" + name), nil
 }

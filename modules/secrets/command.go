@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
@@ -87,10 +89,10 @@ func (o *options) status(out io.Writer) error {
 	_, _ = fmt.Fprintln(w, "SECRET\tSOURCE\tVERSION\tSTATE\tLAST USED\tRETIRES\tSAFE TO RETIRE")
 	for _, s := range answer.Items {
 		for _, v := range s.Versions {
-			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Source, v.Label, state(v), since(v.LastUsed), until(v.RetireAt), safe(v))
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", shown(s.Name), s.Source, shown(v.Label), state(v), since(v.LastUsed), until(v.RetireAt), safe(v))
 		}
 		if len(s.Versions) == 0 {
-			_, _ = fmt.Fprintf(w, "%s\t%s\tnone\t\t\t\t\n", s.Name, s.Source)
+			_, _ = fmt.Fprintf(w, "%s\t%s\tnone\t\t\t\t\n", shown(s.Name), s.Source)
 		}
 	}
 	if err := w.Flush(); err != nil {
@@ -98,11 +100,21 @@ func (o *options) status(out io.Writer) error {
 	}
 	for _, s := range answer.Items {
 		if s.Error != "" {
-			_, _ = fmt.Fprintf(out, "\n%s cannot be read, what was read %s ago is in force: %s\n", s.Name, short(time.Duration(s.AgeSeconds*float64(time.Second))), s.Error)
+			_, _ = fmt.Fprintf(out, "\n%s cannot be read or used, what was good when it was read %s ago is in force: %s\n", shown(s.Name), short(time.Duration(s.AgeSeconds*float64(time.Second))), shown(s.Error))
 		}
 	}
 	_, err := fmt.Fprintln(out, "\nUses are those of this gateway since it knows the secret; other instances have their own.")
 	return err
+}
+
+// shown is text that does nothing to a terminal: a label may be the name of a file that anyone has written.
+func shown(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 func state(v source.VersionStatus) string {
@@ -181,9 +193,9 @@ func (o *options) rotate(in io.Reader, out io.Writer, name string) error {
 	if answer.ActiveFrom != nil && time.Now().Before(*answer.ActiveFrom) {
 		when = "from " + until(answer.ActiveFrom) + " on, when every instance knows it"
 	}
-	_, _ = fmt.Fprintf(out, "%s signs with the version %s %s.\n", name, answer.Newest, when)
+	_, _ = fmt.Fprintf(out, "%s signs with the version %s %s.\n", shown(name), shown(answer.Newest), when)
 	for _, v := range answer.Retiring {
-		_, _ = fmt.Fprintf(out, "The version %s goes on verifying until %s.\n", v.Label, until(v.RetireAt))
+		_, _ = fmt.Fprintf(out, "The version %s goes on verifying until %s.\n", shown(v.Label), until(v.RetireAt))
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ func TestStatusAndRotate(t *testing.T) {
 	}
 	put(t, file, " \n")
 	deadline := time.Now().Add(5 * time.Second)
-	for !strings.Contains(run("", 0, "status"), "jwt cannot be read, what was read ") {
+	for !strings.Contains(run("", 0, "status"), "jwt cannot be read or used, what was good when it was read ") {
 		if time.Now().After(deadline) {
 			t.Fatal("an empty file is not said")
 		}
@@ -169,5 +169,27 @@ func TestWithoutTheApp(t *testing.T) {
 	admin := serve(t, "")
 	if _, errs, code := modtest.Command(t, "", "secrets", "status", "--address", admin); code != 1 || !strings.Contains(errs, "has no secrets: name them in the global options") {
 		t.Errorf("got %d, %s", code, errs)
+	}
+}
+
+func TestLabelsDoNothingToATerminal(t *testing.T) {
+	dir := t.TempDir()
+	versions := filepath.Join(dir, "d")
+	if err := os.Mkdir(versions, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(versions, "v1\x1b[2J\x07\u202e"), "sesame-one")
+	admin := app(t, dir, "\t\tsecret jwt dir "+versions)
+	out, errs, code := modtest.Command(t, "", "secrets", "status", "--address", admin)
+	if code != 0 || !strings.Contains(out, "v1?[2J??") || strings.ContainsAny(out, "\x1b\x07\u202e") {
+		t.Errorf("got %d, %q, %s", code, out, errs)
+	}
+}
+
+func TestAPastedValueIsNotPrinted(t *testing.T) {
+	for word, want := range map[string]string{"stauts": "there is no command secrets stauts", "sesame-that-was-pasted": "there is no such command below secrets"} {
+		if out, errs, code := modtest.Command(t, "", "secrets", word); code != 2 || !strings.Contains(errs, want) || strings.Contains(out+errs, "sesame") {
+			t.Errorf("got %d, %s%s, want %s", code, out, errs, want)
+		}
 	}
 }

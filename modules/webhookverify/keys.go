@@ -17,8 +17,7 @@ type key struct {
 	version secret.Version
 }
 
-// newKeys are the keys of a secret's active versions, anew when these change. If a version cannot be
-// read, the keys before it stay.
+// newKeys are the keys of a secret's active versions, anew when these change.
 func newKeys(scheme *signature.Scheme, set *secret.Set) *secret.Derived[[]key] {
 	return &secret.Derived[[]key]{Set: set, Make: func(snap *secret.Snapshot) ([]key, error) {
 		keys := make([]key, 0, len(snap.Versions))

@@ -132,7 +132,7 @@ func (h *Handler) loadKeys(ctx caddy.Context) error {
 			}
 		}
 		keys.Failed = func(err error) {
-			h.log.Warn("a new version of a secret cannot be used, the keys before it stay", "error", err)
+			h.log.Warn("a version of a secret cannot be used and is left out", "error", err)
 		}
 		h.keys = append(h.keys, keys)
 	}

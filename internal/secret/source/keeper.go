@@ -33,7 +33,8 @@ type keeper struct {
 	fixed, remote  bool
 	log            atomic.Pointer[slog.Logger]
 
-	reading sync.Mutex // one read at a time
+	rotating sync.Mutex // one rotation at a time, with the read after it
+	reading  sync.Mutex // one read at a time
 
 	mu         sync.Mutex // guards what follows
 	kept       []secret.Version

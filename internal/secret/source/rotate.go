@@ -5,18 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
-	"github.com/gatehouse-proxy/gatehouse/internal/wholefile"
 )
 
 // rotateTime bounds a rotation, which goes on when whoever asked for it has gone.
@@ -67,6 +64,8 @@ func (h *Handle) Rotate(ctx context.Context, overlap time.Duration, value []byte
 		}
 		value = bytes.TrimSuffix(bytes.TrimSuffix(value, []byte("\n")), []byte("\r"))
 	}
+	k.rotating.Lock()
+	defer k.rotating.Unlock()
 	var label string
 	err := store.Change(ctx, func(old []secret.Version) (next []secret.Version, err error) {
 		now := time.Now().UTC()
@@ -156,6 +155,11 @@ func (s *fileStore) Change(ctx context.Context, by func([]secret.Version) ([]sec
 	if inKube(s.path) {
 		return managed(s.path)
 	}
+	unlock, err := lock(ctx, filepath.Dir(target(s.path)))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	old, err := s.Fetch(ctx)
 	if err != nil {
 		return err
@@ -164,60 +168,28 @@ func (s *fileStore) Change(ctx context.Context, by func([]secret.Version) ([]sec
 	if err != nil {
 		return err
 	}
-	return writeVersions(s.path, next)
+	content, err := format(s.path, next)
+	if err != nil {
+		return err
+	}
+	return write(s.path, content, replace)
 }
 
 func managed(path string) error {
 	return notRotated("%s is mounted by Kubernetes: change the Secret there, such as with kubectl apply; the gateway sees it", path)
 }
 
-func writeVersions(path string, versions []secret.Version) error {
-	content, err := secret.Format(versions)
-	if err != nil {
-		return notRotated("%s: %s", path, err)
-	}
-	return write(path, content)
-}
-
-// write replaces the file that path leads to. It keeps its owner, if that is allowed.
-func write(path string, content []byte) error {
-	if len(content) > secret.MaxContent {
-		return notRotated("%s would have more than %d KiB: remove versions whose time is over", path, secret.MaxContent>>10)
-	}
-	if to, err := filepath.EvalSymlinks(path); err == nil {
-		path = to
-	}
-	err := wholefile.Write(path, content, func(from, to string) error {
-		if info, err := os.Stat(to); err == nil {
-			if owner, ok := info.Sys().(*syscall.Stat_t); ok {
-				_ = os.Chown(from, int(owner.Uid), int(owner.Gid))
-			}
-		}
-		return os.Rename(from, to)
-	})
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
-		return notRotated("%s cannot be written by the gateway (%s): write the new version where the file comes from, or let the gateway write its directory", path, reason(err))
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
-}
-
-// reason is the system's word for an error.
-func reason(err error) string {
-	if e, ok := errors.AsType[syscall.Errno](err); ok {
-		return e.Error()
-	}
-	return "permission denied"
-}
-
 // Change writes the new version into a file of its own, and then the end of the others into theirs.
 // Files whose versions are over stay.
-func (s *dirStore) Change(_ context.Context, by func([]secret.Version) ([]secret.Version, error)) error {
+func (s *dirStore) Change(ctx context.Context, by func([]secret.Version) ([]secret.Version, error)) error {
 	if inKube(s.path) {
 		return managed(s.path)
 	}
+	unlock, err := lock(ctx, target(s.path))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	files, err := s.files()
 	if err != nil {
 		return err
@@ -230,38 +202,62 @@ func (s *dirStore) Change(_ context.Context, by func([]secret.Version) ([]secret
 	if err != nil {
 		return err
 	}
-	find := func(all []secret.Version, label string) *secret.Version {
-		if i := slices.IndexFunc(all, func(v secret.Version) bool { return v.Label == label }); i >= 0 {
-			return &all[i]
-		}
-		return nil
+	changed, err := s.ended(files, next)
+	if err != nil {
+		return err
 	}
+	var made []string
 	for _, v := range next {
-		if find(old, v.Label) == nil {
-			if err = write(filepath.Join(s.path, v.Label), append(bytes.Clone(v.Value.Reveal()), '\n')); err != nil {
-				return err
-			}
+		if labelled(old, v.Label) {
+			continue
 		}
+		path := filepath.Join(s.path, v.Label)
+		if err = write(path, append(bytes.Clone(v.Value.Reveal()), '\n'), os.Link); err != nil {
+			return err
+		}
+		made = append(made, path)
 	}
-	now := time.Now()
-	for _, f := range files {
-		changed := false
-		for i, v := range f.versions {
-			end := now // left out
-			if n := find(next, v.Label); n != nil {
-				end = n.RetireAt
+	for _, c := range changed {
+		if err = write(c.path, c.content, replace); err != nil {
+			for _, path := range made { // the rotation is none
+				err = errors.Join(err, os.Remove(path))
 			}
-			if !end.Equal(v.RetireAt) && (v.RetireAt.IsZero() || end.Before(v.RetireAt)) {
-				f.versions[i].RetireAt, changed = end, true
-			}
-		}
-		if changed {
-			if err = writeVersions(filepath.Join(s.path, f.name), f.versions); err != nil {
-				return err
-			}
+			return err
 		}
 	}
 	return nil
+}
+
+// change is what a file is to hold.
+type change struct {
+	path    string
+	content []byte
+}
+
+// ended are the files of which versions have another end in next, or are not in it: these end now. The
+// newest file is the last.
+func (s *dirStore) ended(files []dirFile, next []secret.Version) (changed []change, err error) {
+	now := time.Now()
+	for _, f := range slices.Backward(files) {
+		before := len(changed)
+		for i, v := range f.versions {
+			end := now
+			if n := slices.IndexFunc(next, func(n secret.Version) bool { return n.Label == v.Label }); n >= 0 {
+				end = next[n].RetireAt
+			}
+			if !end.Equal(v.RetireAt) && (v.RetireAt.IsZero() || end.Before(v.RetireAt)) {
+				f.versions[i].RetireAt = end
+				changed = append(changed[:before], change{path: filepath.Join(s.path, f.name)})
+			}
+		}
+		if len(changed) > before {
+			c := &changed[before]
+			if c.content, err = format(c.path, f.versions); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return changed, nil
 }
 
 // lastNumber is the last number of a name.

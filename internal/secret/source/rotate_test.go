@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -299,5 +300,100 @@ func TestWhatIsLeftAfterARotation(t *testing.T) {
 				t.Errorf("it is not read back: %v", err)
 			}
 		})
+	}
+}
+
+// TestRotationsAtOnce loses no version, from one holder of the set and from another one, as in another process.
+func TestRotationsAtOnce(t *testing.T) {
+	for kind, of := range map[string]func(path string) Source{
+		"file": func(path string) Source { return Source{File: filepath.Join(path, "v1")} },
+		"dir":  func(path string) Source { return Source{Dir: path} },
+	} {
+		t.Run(kind, func(t *testing.T) {
+			dir := t.TempDir()
+			put(t, filepath.Join(dir, "v1"), "one")
+			handles := []*Handle{open(t, newPool(t), of(dir)), open(t, newPool(t), of(dir))}
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					if _, err := handles[i%2].Rotate(t.Context(), time.Hour, nil); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if got := values(open(t, newPool(t), of(dir))); len(got) != 9 || got[8] != "one" {
+				t.Errorf("got %d versions, want 9: %q", len(got), got)
+			}
+		})
+	}
+}
+
+func TestARefusedRotationOfADirectoryChangesNothing(t *testing.T) {
+	dir := t.TempDir()
+	put(t, filepath.Join(dir, "v1"), strings.Repeat("\xff\x01", 16))
+	h := open(t, newPool(t), Source{Dir: dir})
+	for range 2 {
+		_, err := h.Rotate(t.Context(), time.Hour, nil)
+		if _, ok := errors.AsType[*NotRotatedError](err); !ok || !strings.Contains(err.Error(), "is no text") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+		t.Errorf("got the files %v, %v", files, err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "v2"), 0o700); err != nil { // in the way of the next version
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(dir, "v1"), "one")
+	if _, err := h.Rotate(t.Context(), time.Hour, nil); err == nil || !strings.Contains(err.Error(), "v2 is there already") {
+		t.Errorf("got %v", err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "v1")); err != nil || string(got) != "one" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestRotationKeepsTheModeAndTidies(t *testing.T) {
+	dir := t.TempDir()
+	file, left, young, other := filepath.Join(dir, "s"), filepath.Join(dir, ".new-123"), filepath.Join(dir, ".new-124"), filepath.Join(dir, ".new-mine")
+	for _, path := range []string{file, left, young, other} {
+		put(t, path, "one")
+	}
+	if err := os.Chmod(file, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now().Add(-time.Hour)
+	for _, path := range []string{left, other} {
+		if err := os.Chtimes(path, before, before); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := open(t, newPool(t), Source{File: file})
+	if _, err := h.Rotate(t.Context(), time.Hour, nil); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("the mode is %v, %v, want 0640", info.Mode(), err)
+	}
+	for path, want := range map[string]bool{left: false, young: true, other: true} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: there is one: %v, want %v", path, err == nil, want)
+		}
+	}
+}
+
+// TestAFaultIsInTheStatus is about a version that was read and is of no use.
+func TestAFaultIsInTheStatus(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "s")
+	put(t, file, "one")
+	h := open(t, newPool(t), Source{File: file})
+	d := &secret.Derived[int]{Set: h.Set(), Make: func(*secret.Snapshot) (int, error) { return 0, errors.New("too short") }}
+	if _, err := d.Get(); err == nil || h.Status().Error != "too short" {
+		t.Errorf("got %v, and the status %+v", err, h.Status())
+	}
+	put(t, file, "two")
+	if err := h.live.read(t.Context()); err != nil || h.Status().Error != "" {
+		t.Errorf("got %v, and the status %+v", err, h.Status())
 	}
 }

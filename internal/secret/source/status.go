@@ -27,7 +27,8 @@ type Status struct {
 	// ReadAt is the time of the last good read, and AgeSeconds how long ago that is; absent before the first.
 	ReadAt     *time.Time `json:"read_at,omitempty"`
 	AgeSeconds float64    `json:"age_seconds,omitempty"`
-	// Error is why the last read failed; what was read before is in force.
+	// Error is why the last read failed, or why a version that was read cannot be used. What was good
+	// before is in force, until its end.
 	Error string `json:"error,omitempty"`
 	// WatchedSince is since when this process has known the set: it knows of no use before.
 	WatchedSince *time.Time `json:"watched_since,omitempty"`
@@ -67,6 +68,8 @@ func (h *Handle) Status() Status {
 	}
 	if k.err != nil {
 		s.Error = k.err.Error()
+	} else if err := k.set.Fault(); err != nil {
+		s.Error = err.Error()
 	}
 	snap := k.set.Current()
 	for i, v := range snap.Versions {

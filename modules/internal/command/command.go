@@ -75,13 +75,20 @@ func WrongArguments(cmd *cobra.Command, n int) error {
 	return Usage(fmt.Errorf("got %d arguments, usage: gatehouse %s", n, strings.TrimPrefix(cmd.UseLine(), cmd.Root().Name()+" ")))
 }
 
-// Group makes cmd a command that only has others below it.
+// maxCommand is more than the length of a command's name.
+const maxCommand = 20
+
+// Group makes cmd a command that only has others below it. It does not repeat a word that is too long to
+// be meant as one of them.
 func Group(cmd *cobra.Command, asJSON *bool, commands ...*cobra.Command) {
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return Fail(c, *asJSON, Usage(err)) })
 	cmd.AddCommand(commands...)
 	cmd.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return c.Help()
+		}
+		if len(args[0]) > maxCommand { // a secret may have been pasted
+			return Fail(c, *asJSON, Usage(fmt.Errorf("there is no such command below %s, see gatehouse %s --help", c.Name(), c.Name())))
 		}
 		return Fail(c, *asJSON, Usage(fmt.Errorf("there is no command %s %s", c.Name(), args[0])))
 	}
