@@ -140,7 +140,7 @@ func TestDeleteExpired(t *testing.T) {
 // A data directory that others may enter, as service managers make them, shows them no password hashes.
 func TestFilesAreTheOwners(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // what this is about
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	modes := func() (modes []os.FileMode) {

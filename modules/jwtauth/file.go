@@ -101,10 +101,10 @@ func (f *file) fetched() time.Time { return time.Time{} }
 // readFile is a file of keys.
 func readFile(path string) ([]byte, error) {
 	// A pipe would wait for a writer when it is opened.
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { //nolint:gosec // the path is the configuration's
 		return nil, fmt.Errorf("the file of keys %s is not a file, correct the path", path)
 	}
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // the same
 	if err != nil {
 		return nil, fmt.Errorf("the file of keys cannot be read, create it or correct the path: %w", err)
 	}

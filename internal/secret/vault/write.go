@@ -83,10 +83,10 @@ func (s *store) settle(ctx context.Context, before int, content []byte, lost err
 	ctx, cancel := context.WithTimeout(ctx, remote.StepTime)
 	defer cancel()
 	now, err := s.read(ctx, 0)
-	switch {
-	case now.number == 0:
+	switch now.number {
+	case 0:
 		return fmt.Errorf("writing %s: %w; whether it was written is not known (%w): it is in force as soon as it is read, see gatehouse secrets status", s.config.Path, lost, err)
-	case now.number == before:
+	case before:
 		return fmt.Errorf("writing %s: %w; nothing has changed", s.config.Path, lost)
 	}
 	if again, err := secret.Format(now.versions); err == nil && bytes.Equal(again, content) {
