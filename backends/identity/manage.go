@@ -185,15 +185,9 @@ func (r Revocation) view() revocationView {
 }
 
 func (s *Service) listRevocations(w http.ResponseWriter, r *http.Request) error {
-	limit, cursor, err := httpapi.PageOf(r)
+	limit, after, err := httpapi.NumberedPageOf(r, 0)
 	if err != nil {
 		return err
-	}
-	after := int64(0)
-	if cursor != "" {
-		if after, err = strconv.ParseInt(cursor, 10, 64); err != nil {
-			return problem.New(problem.InvalidRequest, "cursor is not one that this list gave out.")
-		}
 	}
 	list, err := s.revoked.read(r.Context(), after, limit+1, "AND undone = 0 AND expires_at > $3", s.now().UnixMilli())
 	if err != nil {

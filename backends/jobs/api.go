@@ -165,15 +165,9 @@ func jobID(r *http.Request) (int64, error) {
 }
 
 func (s *Service) getJobs(w http.ResponseWriter, r *http.Request) error {
-	limit, cursor, err := httpapi.PageOf(r)
+	limit, before, err := httpapi.NumberedPageOf(r, math.MaxInt64)
 	if err != nil {
 		return err
-	}
-	before := int64(math.MaxInt64)
-	if cursor != "" {
-		if before = parseID(cursor); before == 0 {
-			return problem.New(problem.InvalidRequest, "cursor is not one that this list gave out.")
-		}
 	}
 	f, err := filterOf(r.URL.Query())
 	if err != nil {

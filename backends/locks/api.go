@@ -157,15 +157,9 @@ func (s *Service) get(w http.ResponseWriter, r *http.Request) error {
 
 // list answers GET /locks: the locks that are held, in the order in which they were acquired.
 func (s *Service) list(w http.ResponseWriter, r *http.Request) error {
-	limit, cursor, err := httpapi.PageOf(r)
+	limit, after, err := httpapi.NumberedPageOf(r, 0)
 	if err != nil {
 		return err
-	}
-	var after int64
-	if cursor != "" {
-		if after, err = strconv.ParseInt(cursor, 10, 64); err != nil || after < 0 {
-			return problem.New(problem.InvalidRequest, "cursor is not one that this list gave out.")
-		}
 	}
 	locks, err := s.store.List(r.Context(), after, limit+1, s.now())
 	if err != nil {

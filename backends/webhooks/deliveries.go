@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -53,11 +54,7 @@ func scanDelivery(row interface{ Scan(...any) error }) (numbered[delivery], erro
 }
 
 func (s *Service) listDeliveries(w http.ResponseWriter, r *http.Request) error {
-	limit, cursor, err := httpapi.PageOf(r)
-	if err != nil {
-		return err
-	}
-	below, err := before(cursor)
+	limit, below, err := httpapi.NumberedPageOf(r, math.MaxInt64)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"strings"
 	"time"
@@ -201,11 +202,7 @@ func (s *Service) getEndpoint(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Service) listEndpoints(w http.ResponseWriter, r *http.Request) error {
-	limit, cursor, err := httpapi.PageOf(r)
-	if err != nil {
-		return err
-	}
-	below, err := before(cursor)
+	limit, below, err := httpapi.NumberedPageOf(r, math.MaxInt64)
 	if err != nil {
 		return err
 	}

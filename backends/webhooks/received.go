@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -102,11 +103,7 @@ func scanReceived(row interface{ Scan(...any) error }) (numbered[receivedItem], 
 }
 
 func (s *Service) listReceived(w http.ResponseWriter, r *http.Request) error {
-	limit, cursor, err := httpapi.PageOf(r)
-	if err != nil {
-		return err
-	}
-	below, err := before(cursor)
+	limit, below, err := httpapi.NumberedPageOf(r, math.MaxInt64)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
-	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
@@ -124,20 +123,8 @@ func (s *Service) Close() error {
 	return nil
 }
 
-// before is the upper bound of a page: lists go from the newest row to the oldest, and a cursor is
-// the number of the last row that was given out.
-func before(cursor string) (int64, error) {
-	if cursor == "" {
-		return 1<<63 - 1, nil
-	}
-	n, err := strconv.ParseInt(cursor, 10, 64)
-	if err != nil || n < 1 {
-		return 0, problem.New(problem.InvalidRequest, "cursor is not one that this list gave out.")
-	}
-	return n, nil
-}
-
-// numbered is a row of a list with its number.
+// numbered is a row of a list with its number. Lists go from the newest row to the oldest, and a cursor is the
+// number of the last row that was given out.
 type numbered[T any] struct {
 	seq  int64
 	item T

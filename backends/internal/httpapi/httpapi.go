@@ -295,7 +295,24 @@ func PageOf(r *http.Request) (limit int, cursor string, err error) {
 	}
 	cursor = q.Get("cursor")
 	if len(cursor) > 256 {
-		return 0, "", problem.New(problem.InvalidRequest, "cursor is not one that this list gave out.")
+		return 0, "", errCursor()
 	}
 	return limit, cursor, nil
+}
+
+func errCursor() error {
+	return problem.New(problem.InvalidRequest, "cursor is not one that this list gave out.")
+}
+
+// NumberedPageOf is PageOf for a list whose cursors are the numbers of its rows, from 1 on. from is first
+// on the first page.
+func NumberedPageOf(r *http.Request, first int64) (limit int, from int64, err error) {
+	limit, cursor, err := PageOf(r)
+	if err != nil || cursor == "" {
+		return limit, first, err
+	}
+	if from, err = strconv.ParseInt(cursor, 10, 64); err != nil || from < 1 {
+		return 0, 0, errCursor()
+	}
+	return limit, from, nil
 }
