@@ -94,10 +94,11 @@ func (a *Attempts) UnmarshalJSON(b []byte) (err error) {
 // others when one looks. That is never more than the limit again on each of them, and hardly more than the 34 that do
 // or await a hash (password.go). The instances' clocks must agree, as they must for tokens.
 //
-// Only a login that cost a hash is written down, and a wrong admin secret, if there is one. That bounds the table by what the hashing pool does: about 100
-// hashes a second on an instance, each of which adds two rows at most. That is 180 000 rows in windows of 15m, some
-// 30 MB. Where longer windows or more instances would make more of them, attemptsKept is the bound, exceeded by no
-// more than the 12 000 rows for each instance that come between two sweeps.
+// Only a login that cost a hash is written down, and a wrong admin secret, if there is one. Logins add what the
+// hashing pool lets them: about 100 hashes a second on an instance, each of which adds two rows at most. That is
+// 180 000 rows in windows of 15m, some 30 MB. Where longer windows, more instances or wrong admin secrets would make
+// more of them, attemptsKept is the bound, exceeded by no more than what comes between two sweeps: 12 000 rows of
+// logins for each instance.
 type attempts struct {
 	db     *sqldb.DB
 	limits [2]Attempts

@@ -62,12 +62,14 @@ func (f *file) read() error {
 	return nil
 }
 
-// look reads the file if that was not done for so long, and nobody is at it.
-func (f *file) look(now time.Time, least time.Duration) {
+// due says to one who asks that the file was not looked at for so long.
+func (f *file) due(now time.Time, least time.Duration) bool {
 	last := f.looked.Load()
-	if now.UnixNano()-last < int64(least) || !f.looked.CompareAndSwap(last, now.UnixNano()) {
-		return
-	}
+	return now.UnixNano()-last >= int64(least) && f.looked.CompareAndSwap(last, now.UnixNano())
+}
+
+// look reads the file, and tells of a change for the worse or the better.
+func (f *file) look() {
 	err := f.read()
 	f.mu.Lock()
 	changed := f.failed != (err != nil)
@@ -83,8 +85,8 @@ func (f *file) look(now time.Time, least time.Duration) {
 }
 
 func (f *file) current(now time.Time) *keySet {
-	if now.UnixNano()-f.looked.Load() >= int64(lookEvery) {
-		go f.look(now, lookEvery)
+	if f.due(now, lookEvery) {
+		go f.look()
 	}
 	return f.set.Load()
 }
@@ -92,7 +94,9 @@ func (f *file) current(now time.Time) *keySet {
 func (f *file) load(_ context.Context, now time.Time) (*keySet, error) { return f.current(now), nil }
 
 func (f *file) newer(_ context.Context, now time.Time, _ *keySet) *keySet {
-	f.look(now, lookSoonest)
+	if f.due(now, lookSoonest) {
+		f.look()
+	}
 	return f.set.Load()
 }
 

@@ -51,8 +51,8 @@ func rounded(n int) int { return (n + 15) &^ 15 }
 // nobody is the identity of a request without a token.
 var nobody = &identity{subject: ""}
 
-// keysOf is where the keys are from that verified the token, "" where none did.
-func (id *identity) keysOf() string {
+// verifiedBy is where the keys are from that verified the token, "" where none did.
+func (id *identity) verifiedBy() string {
 	if id == nil || id.provider == nil {
 		return ""
 	}

@@ -76,13 +76,13 @@ func note(r *http.Request, o outcome, id *identity) {
 	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && srv != nil && srv.Logs != nil {
 		if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 			extra.Set(zap.Stringer(outcomeField, o))
-			if keys := id.keysOf(); keys != "" {
+			if keys := id.verifiedBy(); keys != "" {
 				extra.Set(zap.String(keysField, keys))
 			}
 		}
 	}
 	if span := trace.SpanFromContext(ctx); span.IsRecording() {
-		span.SetAttributes(attribute.String(outcomeField, o.String()), attribute.String(keysField, id.keysOf()))
+		span.SetAttributes(attribute.String(outcomeField, o.String()), attribute.String(keysField, id.verifiedBy()))
 	}
 }
 

@@ -81,7 +81,7 @@ func (c Config) region() string {
 type store struct {
 	Config
 	now  func() time.Time
-	turn chan struct{} // holds the one fetch or change under way, which alone uses what follows
+	turn remote.Turn // of the fetch or change that alone uses what follows
 	api  *secretsmanager.Client
 }
 
@@ -90,7 +90,7 @@ func New(c Config) (secret.Store, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &store{Config: c, now: time.Now, turn: make(chan struct{}, 1)}, nil
+	return &store{Config: c, now: time.Now, turn: remote.NewTurn()}, nil
 }
 
 // Fetch reads the current version, and the previous one while the overlap keeps it.
@@ -100,26 +100,22 @@ func (s *store) Fetch(ctx context.Context) ([]secret.Version, error) {
 	if err := s.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.turn.Give()
 	_, versions, err := s.versions(ctx)
 	return versions, err
 }
 
-// begin waits until nobody else uses the store, and connects it.
+// begin takes the turn, and connects the store.
 func (s *store) begin(ctx context.Context) error {
-	select {
-	case s.turn <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the fetch before: %w", ctx.Err())
+	if err := s.turn.Take(ctx); err != nil {
+		return err
 	}
 	err := s.connect(ctx)
 	if err != nil {
-		s.end()
+		s.turn.Give()
 	}
 	return err
 }
-
-func (s *store) end() { <-s.turn }
 
 // versions are those of AWSCURRENT, and of AWSPREVIOUS while the overlap keeps it.
 func (s *store) versions(ctx context.Context) (now *secretsmanager.GetSecretValueOutput, versions []secret.Version, err error) {

@@ -28,7 +28,7 @@ func (s *store) Change(ctx context.Context, by func(old []secret.Version) ([]sec
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
-	defer s.end()
+	defer s.turn.Give()
 	reading, cancel := context.WithTimeout(ctx, remote.StepTime)
 	defer cancel()
 	now, old, err := s.versions(reading)

@@ -3,6 +3,7 @@ package remote
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,26 @@ const MaxBody = 1 << 20
 const StepTime = 5 * time.Second
 
 const maxNames = 10
+
+// Turn lets one fetch or change at a time use a store, which keeps what it has learned of the other machine.
+// Its one element is whoever has the turn.
+type Turn chan struct{}
+
+// NewTurn is a turn that nobody has.
+func NewTurn() Turn { return make(Turn, 1) }
+
+// Take waits until nobody else has the turn. Whoever took it gives it back.
+func (t Turn) Take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the fetch before: %w", ctx.Err())
+	}
+}
+
+// Give gives the turn back.
+func (t Turn) Give() { <-t }
 
 // CheckURL says whether secrets may be fetched from there: by https, or by http from this machine
 // itself. setting names the URL in the error.

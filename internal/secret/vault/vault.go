@@ -37,7 +37,7 @@ type store struct {
 	login       login
 	now         func() time.Time
 
-	turn    chan struct{} // holds one element while there is a fetch or a change, which owns what follows
+	turn    remote.Turn // of the fetch or change that owns what follows
 	token   string
 	expires time.Time // when another token is due; zero for never
 }
@@ -63,32 +63,20 @@ func open(c Config) (*store, error) {
 		return nil, err
 	}
 	c.Field = or(c.Field, defaultField)
-	s := &store{config: c, base: strings.TrimRight(c.Address, "/"), client: client, login: c.login(), now: time.Now, turn: make(chan struct{}, 1)}
+	s := &store{config: c, base: strings.TrimRight(c.Address, "/"), client: client, login: c.login(), now: time.Now, turn: remote.NewTurn()}
 	s.mount, s.path = c.split()
 	return s, nil
 }
 
 // Fetch reads the current version of the secret, and those before it that the overlap keeps.
 func (s *store) Fetch(ctx context.Context) ([]secret.Version, error) {
-	if err := s.begin(ctx); err != nil {
+	if err := s.turn.Take(ctx); err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.turn.Give()
 	_, versions, err := s.versions(ctx)
 	return versions, err
 }
-
-// begin waits until nobody else uses the store.
-func (s *store) begin(ctx context.Context) error {
-	select {
-	case s.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the fetch before: %w", ctx.Err())
-	}
-}
-
-func (s *store) end() { <-s.turn }
 
 // versions are those of the current version of the secret, and of those before it that the overlap keeps.
 func (s *store) versions(ctx context.Context) (current kept, versions []secret.Version, err error) {

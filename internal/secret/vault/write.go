@@ -20,10 +20,10 @@ const casMismatch = "check-and-set parameter did not match"
 // Change writes what by makes of the versions as the next version of the secret, unless there is one
 // already. Its other fields stay as they are.
 func (s *store) Change(ctx context.Context, by func(old []secret.Version) ([]secret.Version, error)) error {
-	if err := s.begin(ctx); err != nil {
+	if err := s.turn.Take(ctx); err != nil {
 		return err
 	}
-	defer s.end()
+	defer s.turn.Give()
 	reading, cancel := context.WithTimeout(ctx, remote.StepTime)
 	defer cancel()
 	current, old, err := s.versions(reading)
