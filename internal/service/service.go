@@ -34,28 +34,6 @@ type Fitter interface {
 	Fits(s Settings) error
 }
 
-// SubjectHeader names the authenticated subject in a request to a backend. The gateway sets it
-// from {http.auth.user.id} after deleting what the client sent; a proxy in front of cmd/backends
-// must do the same.
-const SubjectHeader = "Gatehouse-Subject"
-
-// ClientIPHeader names the client's address in a request to a backend. The gateway sets it from
-// {client_ip} after deleting what the client sent; a proxy in front of cmd/backends must do the same.
-const ClientIPHeader = "Gatehouse-Client-Ip"
-
-type adminKey struct{}
-
-// AsAdmin marks a request that came through the admin endpoint: who may use that may do everything.
-func AsAdmin(ctx context.Context) context.Context {
-	return context.WithValue(ctx, adminKey{}, true)
-}
-
-// IsAdmin says whether AsAdmin marked the request.
-func IsAdmin(ctx context.Context) bool {
-	admin, _ := ctx.Value(adminKey{}).(bool)
-	return admin
-}
-
 // HasRedis says whether the settings name a Redis.
 func (h *Host) HasRedis() bool {
 	h.redis.mu.Lock()
