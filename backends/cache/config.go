@@ -31,6 +31,8 @@ const (
 
 // Config is the cache's configuration. Its zero value works.
 type Config struct {
+	service.Authority
+
 	// Memory bounds the first level, which values and the responses of http_cache share. An object
 	// larger than 1/64 of it is not kept in memory. At least 1MiB. Default: 64MiB.
 	Memory unit.Size `json:"memory,omitempty"`
@@ -58,6 +60,9 @@ func (c Config) Validate() error {
 		return fmt.Errorf("disk %s is too small for values of up to %s, give at least four times max_value", c.Disk, c.MaxValue)
 	case c.DefaultTTL.Std() < minTTL || c.DefaultTTL.Std() > maxTTL:
 		return fmt.Errorf("default_ttl %s is out of bounds, give 1ms to 8760h", c.DefaultTTL)
+	}
+	if err := c.Authority.Validate(); err != nil {
+		return err
 	}
 	_, err := parseHosts(c.FillAllow)
 	return err

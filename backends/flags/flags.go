@@ -32,11 +32,13 @@ const (
 	followTime = 2 * time.Second
 )
 
-// Config has no settings yet: the backend works as it is.
-type Config struct{}
+// Config says who may change flags: operators and services. Everybody may have them evaluated.
+type Config struct {
+	service.Ranks
+}
 
-// Validate accepts every Config.
-func (Config) Validate() error { return nil }
+// Validate checks the ranks.
+func (c Config) Validate() error { return c.Ranks.Validate() }
 
 // Open migrates the tables and reads all flags, unless this process has read them before.
 func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, error) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
@@ -30,6 +31,8 @@ const (
 // Config is the configuration of the jobs backend. The zero value has the queue "default" without
 // a target, and works.
 type Config struct {
+	service.Authority
+
 	// Queues are the queues by name. A name has lower-case letters and digits, parted by single
 	// hyphens or underscores. The queue "default" always exists; "internal" belongs to the gateway.
 	Queues map[string]Queue `json:"queues,omitempty"`
@@ -138,6 +141,9 @@ func (c Config) Validate() error {
 		if _, err := parseAllowed(entry); err != nil {
 			return err
 		}
+	}
+	if err := c.Authority.Validate(); err != nil {
+		return err
 	}
 	return c.validateSchedules()
 }

@@ -36,6 +36,8 @@ const (
 
 // Config is the backend's settings.
 type Config struct {
+	// Ranks say who may list the locks: operators and services. Everybody may acquire one.
+	service.Ranks
 	// MaxTTL is the longest time to live that a client may ask for, 100ms to 24h. Default: 24h.
 	MaxTTL unit.Duration `json:"max_ttl,omitempty"`
 	// Store is where the locks are kept: "sql", the database, or "redis", the one that is configured for
@@ -60,7 +62,7 @@ func (c Config) Validate() error {
 	if c.Store != "" && c.Store != StoreSQL && c.Store != StoreRedis {
 		return fmt.Errorf("store must be %s or %s, not %q", StoreSQL, StoreRedis, c.Store)
 	}
-	return nil
+	return c.Ranks.Validate()
 }
 
 // Fits says whether the settings of all backends have what this one needs.

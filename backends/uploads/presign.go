@@ -118,7 +118,9 @@ func tooManyOpen(n int, wait time.Duration) error {
 }
 
 // subject is who the gateway says the client is; empty for anonymous.
-func subject(r *http.Request) string { return r.Header.Get(service.SubjectHeader) }
+func subject(r *http.Request) string {
+	return service.DecodeHeader(r.Header.Get(service.SubjectHeader))
+}
 
 // base is the scheme and host of presigned URLs: public_url, or those that the client has used now.
 // The signature covers the host, and the URL goes back to whoever sent it, so a false Host or

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
@@ -16,6 +17,8 @@ const (
 // Config is the configuration of the webhooks backend. The zero value works: it sends to public
 // addresses over https alone.
 type Config struct {
+	service.Authority
+
 	// AllowPrivate lists networks in CIDR form that events may be sent to although they are not
 	// public, such as 10.0.0.0/8 or 127.0.0.0/8; there also over plain http. Default: none.
 	AllowPrivate []string `json:"allow_private,omitempty"`
@@ -28,6 +31,9 @@ type Config struct {
 func (c Config) Validate() error {
 	if c.Timeout.Std() > maxTimeout {
 		return fmt.Errorf("timeout must be at most %s, not %s", maxTimeout, c.Timeout)
+	}
+	if err := c.Authority.Validate(); err != nil {
+		return err
 	}
 	_, err := parsePrefixes(c.AllowPrivate)
 	return err

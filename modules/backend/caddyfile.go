@@ -24,19 +24,29 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // UnmarshalCaddyfile reads the directive. Its settings stand in the global options. Syntax:
 //
-//	backend NAME [as service|operator]    # as: of everybody who reaches this route; default: the token decides
+//	backend NAME [as service|operator] [origin ORIGIN...]
+//
+// as is of everybody who reaches this route; by default the token decides. origin are the origins of other
+// sites whose pages may write with a token in a cookie, such as https://app.example.com.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
-	args := d.RemainingArgs()
-	switch {
-	case len(args) == 0:
+	if !d.NextArg() {
 		return d.Err("backend needs a name, such as: backend jobs")
-	case len(args) == 3 && args[1] == "as":
-		h.As = args[2]
-	case len(args) != 1:
-		return d.Errf("backend %s may only be followed by: as service, or: as operator", args[0])
 	}
-	h.Name = args[0]
+	h.Name = d.Val()
+	args := d.RemainingArgs()
+	if len(args) > 0 && args[0] == "as" {
+		if len(args) == 1 {
+			return d.Errf("backend %s: as needs a rank, as service or as operator", h.Name)
+		}
+		h.As, args = args[1], args[2:]
+	}
+	if len(args) > 1 && args[0] == "origin" {
+		h.TrustedOrigins, args = args[1:], nil
+	}
+	if len(args) > 0 {
+		return d.Errf("backend %s may only be followed by as service, as operator, and origin with one or more, such as: origin https://app.example.com", h.Name)
+	}
 	if err := h.Validate(); err != nil {
 		return d.WrapErr(err)
 	}

@@ -5,11 +5,11 @@ package backend
 import (
 	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
@@ -26,6 +26,9 @@ import (
 // `Gatehouse-Scope` | the claims scope and scp
 // `Gatehouse-Rank` | what this route makes of everybody who reaches it
 // `Gatehouse-Client-Ip` | the client's address, {client_ip}
+//
+// Writes that a page of another site makes with what the browser sends along on its own are 403: with a
+// token in a cookie, with Basic credentials, and on a route with As.
 type Handler struct {
 	// Name is the backend: cache, flags, identity, jobs, locks, uploads or webhooks. Required.
 	Name string `json:"name"`
@@ -33,26 +36,56 @@ type Handler struct {
 	// for all of its users, or operator. For listeners that only the app or its operators can reach, such
 	// as a unix socket. Default: none, so the token decides.
 	As string `json:"as,omitempty"`
+	// TrustedOrigins are origins whose pages may write with what the browser sends along on its own, a
+	// cookie or Basic credentials, such as https://app.example.com. Default: the site's own alone.
+	TrustedOrigins []string `json:"trusted_origins,omitempty"`
 
 	ref    *gatehouse.Ref[service.Service]
 	refuse *refuse.Refuser
-	owner  string // the template of Gatehouse-Owner
+	owner  *service.Owner // nil for the subject
+	cross  *http.CrossOriginProtection
 }
 
-// Provision takes hold of the backend.
+// Provision takes hold of the backend and compiles whose its resources are.
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	h.refuse = refuse.New(ctx.Logger())
-	h.ref, err = gatehouse.Need[service.Service](ctx, h.Name)
-	return err
+	if h.cross, err = h.crossOrigin(); err != nil {
+		return err
+	}
+	if h.ref, err = gatehouse.Need[service.Service](ctx, h.Name); err != nil {
+		return err
+	}
+	settings, err := h.ref.Settings()
+	if err != nil {
+		return err
+	}
+	if owned, ok := settings.(interface{ OwnerTemplate() string }); ok && owned.OwnerTemplate() != "" {
+		if h.owner, err = service.ParseOwner(owned.OwnerTemplate()); err != nil {
+			return fmt.Errorf("backend %s: %w", h.Name, err)
+		}
+	}
+	return nil
 }
 
-// Validate checks the rank.
+// Validate checks the rank and the origins.
 func (h *Handler) Validate() error {
 	switch h.As {
 	case "", service.RankService, service.RankOperator:
-		return nil
+	default:
+		return fmt.Errorf("backend %s: as must be service or operator, not %q", h.Name, h.As)
 	}
-	return fmt.Errorf("backend %s: as must be service or operator, not %q", h.Name, h.As)
+	_, err := h.crossOrigin()
+	return err
+}
+
+func (h *Handler) crossOrigin() (*http.CrossOriginProtection, error) {
+	cross := http.NewCrossOriginProtection()
+	for _, origin := range h.TrustedOrigins {
+		if err := cross.AddTrustedOrigin(origin); err != nil {
+			return nil, fmt.Errorf("backend %s: origin %q is not one, it has a scheme and a host alone, such as https://app.example.com", h.Name, origin)
+		}
+	}
+	return cross, nil
 }
 
 // ServeHTTP hands the request to the backend.
@@ -62,19 +95,21 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return h.refuse.Error(w, r, err)
 	}
 	r = refuse.Identified(r)
-	h.introduce(r)
+	if ambient := h.introduce(r); ambient && h.cross.Check(r) != nil {
+		return h.refuse.Error(w, r, problem.New(problem.Forbidden,
+			"A page of another site may not write here with what the browser sends along on its own, such as a cookie: send the token in Authorization, or name the site's origin, as in: backend %s origin https://app.example.com", h.Name))
+	}
 	b.ServeHTTP(w, r)
 	return nil
 }
 
-// introduce tells the backend who calls.
-func (h *Handler) introduce(r *http.Request) {
-	for _, name := range service.CallerHeaders {
-		r.Header.Del(name)
-	}
+// introduce tells the backend who calls. It reports whether the browser may have sent along what says so
+// without its user's knowledge: all but a token outside of cookies.
+func (h *Handler) introduce(r *http.Request) (ambient bool) {
+	service.DeleteCallerHeaders(r.Header)
 	set := func(name, value string) {
 		if value != "" {
-			r.Header.Set(name, value)
+			r.Header[name] = []string{value}
 		}
 	}
 	set(service.RankHeader, h.As)
@@ -83,18 +118,19 @@ func (h *Handler) introduce(r *http.Request) {
 	}
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
-		return
+		return h.As != ""
 	}
-	claim := func(name string) string {
-		value, _ := repl.GetString("http.auth.user." + name)
-		return value
+	w := who{func(name string) (string, bool) {
+		value, known := repl.Get(name)
+		return caddy.ToString(value), known && value != nil
+	}}
+	set(service.SubjectHeader, w.claim("id", true))
+	set(service.RoleHeader, w.roles())
+	set(service.ScopeHeader, w.scopes())
+	if h.owner != nil {
+		set(service.OwnerHeader, service.EncodeHeader(h.owner.Expand(w.placeholder), ""))
 	}
-	set(service.SubjectHeader, claim("id"))
-	set(service.RoleHeader, strings.Trim(claim("role")+","+claim("roles"), ","))
-	set(service.ScopeHeader, strings.TrimSpace(claim("scope")+" "+claim("scp")))
-	if h.owner != "" {
-		set(service.OwnerHeader, repl.ReplaceAll(h.owner, ""))
-	}
+	return h.As != "" || w.ambient()
 }
 
 // Interface guards

@@ -317,6 +317,9 @@ func Need[T any](ctx caddy.Context, name string) (*Ref[T], error) {
 	return &Ref[T]{app: app, name: name}, nil
 }
 
+// Settings are those of the backend, as configured or its defaults. They are known in Provision.
+func (r *Ref[T]) Settings() (service.Opener, error) { return r.app.opener(r.name) }
+
 // AtStart adds a check that must hold when the backend has been opened, for what no Provision can
 // know. Its error refuses the configuration.
 func (r *Ref[T]) AtStart(check func(T) error) {

@@ -70,6 +70,7 @@ type found struct {
 	err   error
 	// redacted is what stood in the query, without the tokens; "" if there was none.
 	redacted string
+	cookie   bool    // the token came in one
 	outcome  outcome // what was decided
 }
 
@@ -87,6 +88,7 @@ func (p *Policy) find(r *http.Request) (f found) {
 		switch from.In {
 		case inCookie:
 			f.token, f.err = cookie(r, from.Name)
+			f.cookie = f.token != ""
 		case inQuery:
 			f.token, f.err = one(taken[from.Name], from)
 		default:

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 // maxClaimHeader is the greatest length of one claim header's value.
@@ -168,25 +170,8 @@ func joined(array []any) (string, bool) {
 
 // percentEncode makes s a header value that decodes to s and to nothing else.
 func percentEncode(s string, comma bool) string {
-	const hex = "0123456789ABCDEF"
-	as := func(i int) bool { // as it is
-		ch := s[i]
-		return ch >= ' ' && ch <= '~' && ch != '%' && (ch != ' ' || i != 0 && i != len(s)-1) && (ch != ',' || !comma)
+	if comma {
+		return service.EncodeHeader(s, ",")
 	}
-	n := 0
-	for n < len(s) && as(n) {
-		n++
-	}
-	if n == len(s) {
-		return s
-	}
-	var b strings.Builder
-	for i := range len(s) {
-		if ch := s[i]; as(i) {
-			b.WriteByte(ch)
-		} else {
-			b.Write([]byte{'%', hex[ch>>4], hex[ch&15]})
-		}
-	}
-	return b.String()
+	return service.EncodeHeader(s, "")
 }

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"strings"
 	"sync/atomic"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 const (
-	placeholders  = "http.auth.user."
-	authenticated = "http.jwt_auth.authenticated"
+	placeholders = "http.auth.user."
+	own          = "http.jwt_auth."
 )
 
 // identity is what a verified token says to one policy. It is shared by requests and never changes.
@@ -63,6 +65,7 @@ func (id *identity) verifiedBy() string {
 type user struct {
 	*identity
 	token   string
+	cookie  bool // the token came in one
 	decoded atomic.Pointer[claims]
 }
 
@@ -86,12 +89,49 @@ func (u *user) all() *claims {
 func (u *user) placeholder(name string) (any, bool) {
 	claim, ours := strings.CutPrefix(name, placeholders)
 	if !ours {
-		return u.token != "", name == authenticated
+		return u.ownPlaceholder(name)
 	}
 	if claim == "id" { // the subject, never a claim of that name
 		return u.subject, true
 	}
 	return shown(u.all().value(claim)), true
+}
+
+// ownPlaceholder gives what is ours alone.
+func (u *user) ownPlaceholder(name string) (any, bool) {
+	name, ours := strings.CutPrefix(name, own)
+	if !ours {
+		return nil, false
+	}
+	switch name {
+	case "authenticated":
+		return u.token != "", true
+	case "cookie":
+		return u.cookie, true
+	case "roles":
+		c := u.all()
+		return encoded(append(c.list("role"), c.list("roles")...), ","), true
+	case "scopes":
+		return encoded(u.all().scopes(), " "), true
+	}
+	claim, ours := strings.CutPrefix(name, "header.")
+	if !ours {
+		return nil, false
+	}
+	var value any
+	if value = u.subject; claim != "id" {
+		value = u.all().value(claim)
+	}
+	s, _ := text(value)
+	return service.EncodeHeader(s, ""), true
+}
+
+// encoded is a list as a header has it.
+func encoded(list []string, separator string) string {
+	for i := range list {
+		list[i] = service.EncodeHeader(list[i], separator)
+	}
+	return strings.Join(list, separator)
 }
 
 // shown is a claim as a placeholder shows it.

@@ -40,6 +40,15 @@ import (
 //
 //   - {http.jwt_auth.authenticated}: true in a request with a token, which need not have a sub, else false
 //
+//   - {http.jwt_auth.cookie}: true where the token came in a cookie, which browsers send along on their own
+//
+//   - {http.jwt_auth.header.CLAIM}: a claim that is a text, a number, true or false, as a header can carry
+//     it: what is not printable ASCII is percent-encoded, and so are % and spaces at the ends. CLAIM id is sub
+//
+//   - {http.jwt_auth.roles}: the claims role and roles, separated by commas; within one they are encoded
+//
+//   - {http.jwt_auth.scopes}: the claims scope and scp, separated by spaces
+//
 // The others are empty where the token does not say, and in a request that passes without a token.
 //
 // Whether a token was revoked is asked of the identity backend for each request, whoever issued it.
@@ -256,6 +265,9 @@ func (a *Authenticator) Authenticate(w http.ResponseWriter, r *http.Request) (ca
 	id, _ := u.subject.(string)
 	user := caddyauth.User{ID: id}
 	if u.token != "" {
+		if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+			repl.Map(u.ownPlaceholder)
+		}
 		user.Metadata = map[string]string{}
 		for _, m := range u.all().members {
 			user.Metadata[string(m.name)] = shown(decode(m.raw))

@@ -58,7 +58,7 @@ func (h *Handler) admit(r *http.Request, f *found) (*user, error) {
 	}
 	u := &user{identity: id}
 	if id != nobody {
-		u.token = f.token
+		u.token, u.cookie = f.token, f.cookie
 	}
 	return u, nil
 }

@@ -5,6 +5,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/authority"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 )
 
@@ -23,19 +24,22 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //		default_ttl DURATION  # default 5m
 //		max_value   SIZE      # default 1MiB
 //		fill_allow  HOST[:PORT]...   # where fills may fetch from; default none
+//		owner         TEMPLATE  # whose a caller's values are, such as {http.auth.user.tenant}; default {http.auth.user.id}
+//		admin_role    ROLE      # whose holders are operators; default admin
+//		service_scope SCOPE     # whose holders are services, the app itself; default cache:write
 //	}
 func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the backend's name
 	if err := dispense.End(d, "backend cache"); err != nil {
 		return err
 	}
-	err := dispense.Block(d, "backend cache",
+	err := dispense.Block(d, "backend cache", append(authority.Options(&b.Authority),
 		dispense.Option{Name: "memory", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.Memory) }},
 		dispense.Option{Name: "disk", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.Disk) }},
 		dispense.Option{Name: "default_ttl", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.DefaultTTL) }},
 		dispense.Option{Name: "max_value", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.MaxValue) }},
 		dispense.Option{Name: "fill_allow", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &b.FillAllow) }},
-	)
+	)...)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // Backend is the settings of the backend flags: feature flags that are kept in SQL, changed over
-// HTTP and evaluated in process or by OFREP. It has no settings yet.
+// HTTP and evaluated in process or by OFREP. Its settings say who may change them.
 type Backend struct {
 	flags.Config
 }

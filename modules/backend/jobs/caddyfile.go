@@ -10,6 +10,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/jobs"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/authority"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 )
 
@@ -36,6 +37,9 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //			keep            completed N [DURATION]  # finished jobs kept, and how long; default 1000
 //			keep            failed N [DURATION]   # dead jobs kept, and cancelled ones; default 5000
 //		}
+//		owner         TEMPLATE                    # whose a caller's jobs are, such as {http.auth.user.tenant}; default {http.auth.user.id}
+//		admin_role    ROLE                        # whose holders are operators; default admin
+//		service_scope SCOPE                       # whose holders are services, the app itself; default jobs:write
 //		allow HOST[:PORT]...                      # further hosts that jobs may name as their target
 //		ui                                        # a web page over the jobs at /jobs/ui: let only operators reach it
 //		schedule NAME "CRON" {                    # five fields, @hourly and the like, or "@every DURATION"
@@ -51,12 +55,12 @@ func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := dispense.End(d, "jobs"); err != nil {
 		return err
 	}
-	if err := dispense.Block(d, "backend jobs",
+	if err := dispense.Block(d, "backend jobs", append(authority.Options(&b.Authority),
 		dispense.Option{Name: "queue", Repeats: true, Parse: b.parseQueue},
 		dispense.Option{Name: "allow", Repeats: true, Parse: b.parseAllow},
 		dispense.Option{Name: "schedule", Repeats: true, Parse: b.parseSchedule},
 		dispense.Option{Name: "ui", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &b.UI) }},
-	); err != nil {
+	)...); err != nil {
 		return err
 	}
 	return b.check(d, b.Config)

@@ -4,6 +4,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/authority"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 )
 
@@ -13,6 +14,8 @@ func init() { caddy.RegisterModule(Backend{}) }
 //
 //	backend locks {
 //		max_ttl DURATION   # the longest that a client may ask for, 100ms to 24h; default 24h
+//		admin_role    ROLE   # whose holders are operators and may list the locks; default admin
+//		service_scope SCOPE  # whose holders are services, the app itself, and may as well; default locks:write
 //		store   sql|redis  # where they are kept: the database, the default, or the Redis of the global options
 //	}
 func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -31,10 +34,10 @@ func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return nil
 		}}
 	}
-	return dispense.Block(d, "backend locks",
+	return dispense.Block(d, "backend locks", append(authority.RankOptions(&b.Ranks),
 		option("max_ttl", func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.MaxTTL) }),
 		option("store", func(d *caddyfile.Dispenser) error { return dispense.String(d, &b.Store) }),
-	)
+	)...)
 }
 
 // Interface guards

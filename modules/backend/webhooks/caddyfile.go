@@ -5,6 +5,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/jobs" // runs the deliveries
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/authority"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 )
 
@@ -20,16 +21,19 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //	backend webhooks {
 //		allow_private CIDR...     # networks that events may be sent to although they are not public, default none
 //		timeout       DURATION    # of one attempt, up to 2m, default 15s
+//		owner         TEMPLATE  # whose a caller's events and endpoints are, such as {http.auth.user.tenant}; default {http.auth.user.id}
+//		admin_role    ROLE      # whose holders are operators; default admin
+//		service_scope SCOPE     # whose holders are services, the app itself; default webhooks:write
 //	}
 func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the backend's name
 	if err := dispense.End(d, "webhooks"); err != nil {
 		return err
 	}
-	err := dispense.Block(d, "backend webhooks",
+	err := dispense.Block(d, "backend webhooks", append(authority.Options(&b.Authority),
 		dispense.Option{Name: "allow_private", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &b.AllowPrivate) }},
 		dispense.Option{Name: "timeout", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.Timeout) }},
-	)
+	)...)
 	if err != nil {
 		return err
 	}
