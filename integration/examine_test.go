@@ -59,15 +59,15 @@ http://127.0.0.1:%[3]s {
 		}
 		@jobs path /jobs /jobs/* /queues /queues/*
 		handle @jobs {
-			backend jobs
+			backend jobs as operator
 		}
 		@flags path /flags /flags/* /ofrep/*
 		handle @flags {
-			backend flags
+			backend flags as operator
 		}
 		@locks path /locks /locks/*
 		handle @locks {
-			backend locks
+			backend locks as operator
 		}
 		@webhooks path /events /endpoints /endpoints/* /deliveries /deliveries/* /received
 		handle @webhooks {
@@ -94,10 +94,10 @@ const split = `{
 	}
 }
 http://127.0.0.1:%[3]s {
+	request_header -Gatehouse-*
 	@identity path /login /refresh /logout /users /users/* /revocations /revocations/* /.well-known/*
 	handle @identity {
 		reverse_proxy 127.0.0.1:%[4]s {
-			header_up -Gatehouse-Subject
 			header_up Gatehouse-Client-Ip {client_ip}
 		}
 	}
@@ -109,7 +109,10 @@ http://127.0.0.1:%[3]s {
 			optional
 		}
 		reverse_proxy 127.0.0.1:%[4]s {
-			header_up Gatehouse-Subject {http.auth.user.id}
+			header_up Gatehouse-Subject {http.jwt_auth.header.id}
+			header_up Gatehouse-Role {http.jwt_auth.roles}
+			header_up Gatehouse-Scope {http.jwt_auth.scopes}
+			header_up Gatehouse-Rank operator
 			header_up Gatehouse-Client-Ip {client_ip}
 		}
 	}

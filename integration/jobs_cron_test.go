@@ -34,7 +34,7 @@ const cronGateway = `{
 	}
 }
 http://127.0.0.1:%[6]s {
-	backend jobs
+	backend jobs as operator
 }
 `
 

@@ -156,7 +156,7 @@ http://127.0.0.1:%s {
 		respond "in"
 	}
 	handle /jobs* {
-		backend jobs
+		backend jobs as operator
 	}
 	handle {
 		limit 100000/1m
@@ -232,7 +232,7 @@ http://127.0.0.1:%s {
 	}
 	for _, broken := range []string{
 		strings.Replace(config(99), "limit 3/1h", "limit 3/1hour", 1),
-		strings.Replace(config(99), "backend jobs\n\t}\n\thandle", "backend jbos\n\t}\n\thandle", 1),
+		strings.Replace(config(99), "backend jobs as operator\n\t}\n\thandle", "backend jbos\n\t}\n\thandle", 1),
 		strings.Replace(config(99), dir+"/data", "/proc/not/writable", 1),
 	} {
 		if status, body := load(t, admin, broken); status == http.StatusOK {

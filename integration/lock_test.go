@@ -49,7 +49,7 @@ func startLocks(t *testing.T) (p *process, base, admin string) {
 	t.Helper()
 	dir, port := t.TempDir(), freePort(t)
 	admin = "127.0.0.1:" + freePort(t)
-	config := fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tpersist_config off\n\tgatehouse {\n\t\tdata_dir %s\n\t\tprofile off\n\t}\n}\nhttp://127.0.0.1:%s {\n\tbackend locks\n}\n",
+	config := fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tpersist_config off\n\tgatehouse {\n\t\tdata_dir %s\n\t\tprofile off\n\t}\n}\nhttp://127.0.0.1:%s {\n\tbackend locks as operator\n}\n",
 		admin, filepath.Join(dir, "data"), port)
 	if err := os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)

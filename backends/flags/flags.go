@@ -74,10 +74,22 @@ type Service struct {
 	log    *slog.Logger
 	now    func() time.Time
 	router *httpapi.Router
+
+	authority service.Authority
+}
+
+// managed is h for services and operators: the definition of a flag names users.
+func (s *Service) managed(h httpapi.Handler) httpapi.Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := s.authority.Caller(r, "flags").CheckAny(); err != nil {
+			return err
+		}
+		return h(w, r)
+	}
 }
 
 // New is a Service that has all flags in memory and is ready to answer.
-func New(_ Config, d Deps) (*Service, error) {
+func New(c Config, d Deps) (*Service, error) {
 	if d.Ctx == nil {
 		d.Ctx = context.Background()
 	}
@@ -90,14 +102,14 @@ func New(_ Config, d Deps) (*Service, error) {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	s := &Service{store: store{d.DB}, live: d.Live, log: d.Log, now: d.Now, router: httpapi.NewRouter(d.Log)}
+	s := &Service{store: store{d.DB}, live: d.Live, log: d.Log, now: d.Now, router: httpapi.NewRouter(d.Log), authority: service.Authority{Ranks: c.Ranks}}
 	if err := s.live.load(d.Ctx, s.store); err != nil {
 		return nil, err
 	}
-	s.router.Handle(http.MethodGet, "/flags", s.list)
-	s.router.Handle(http.MethodGet, "/flags/{key}", s.get)
-	s.router.Handle(http.MethodPut, "/flags/{key}", s.put)
-	s.router.Handle(http.MethodDelete, "/flags/{key}", s.delete)
+	s.router.Handle(http.MethodGet, "/flags", s.managed(s.list))
+	s.router.Handle(http.MethodGet, "/flags/{key}", s.managed(s.get))
+	s.router.Handle(http.MethodPut, "/flags/{key}", s.managed(s.put))
+	s.router.Handle(http.MethodDelete, "/flags/{key}", s.managed(s.delete))
 	s.router.Handle(http.MethodPost, "/ofrep/v1/evaluate/flags", s.evaluateAll)
 	s.router.Handle(http.MethodPost, "/ofrep/v1/evaluate/flags/{key}", s.evaluateOne)
 	return s, nil

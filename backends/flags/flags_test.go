@@ -36,7 +36,7 @@ func openHost(t testing.TB, dir, url string) (*service.Host, *flags.Service) {
 func do(t testing.TB, s *flags.Service, method, target, body string) *httptest.ResponseRecorder {
 	t.Helper()
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest(method, target, strings.NewReader(body)))
+	s.ServeHTTP(w, newRequest(context.Background(), method, target, strings.NewReader(body)))
 	return w
 }
 
@@ -111,7 +111,7 @@ func testConcurrentCreateHasOneWinner(t *testing.T, url string) {
 	codes := make([]int, 20)
 	for i := range codes {
 		wg.Go(func() {
-			r := httptest.NewRequest("PUT", "/flags/once", strings.NewReader(`{"enabled":true}`))
+			r := newRequest(context.Background(), "PUT", "/flags/once", strings.NewReader(`{"enabled":true}`))
 			r.Header.Set("If-None-Match", "*")
 			w := httptest.NewRecorder()
 			s.ServeHTTP(w, r)
@@ -136,7 +136,7 @@ func testChangeSurvivesAClientThatLeft(t *testing.T, url string) {
 	_, s := openHost(t, t.TempDir(), url)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	r := httptest.NewRequestWithContext(ctx, "PUT", "/flags/f", strings.NewReader(`{"enabled":true,"percentage":100}`))
+	r := newRequest(ctx, "PUT", "/flags/f", strings.NewReader(`{"enabled":true,"percentage":100}`))
 	s.ServeHTTP(httptest.NewRecorder(), r)
 	if !s.On("f", "ann") {
 		t.Error("the change is lost")
@@ -231,7 +231,7 @@ func TestOneWinnerOverInstances(t *testing.T) {
 		codes := make([]int, 8)
 		for i := range codes {
 			wg.Go(func() {
-				r := httptest.NewRequest("PUT", "/flags/f", strings.NewReader(`{"enabled":true}`))
+				r := newRequest(context.Background(), "PUT", "/flags/f", strings.NewReader(`{"enabled":true}`))
 				r.Header.Set("If-Match", fmt.Sprintf(`"%d"`, version))
 				w := httptest.NewRecorder()
 				[]*flags.Service{one, two}[i%2].ServeHTTP(w, r)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 // listTime bounds a list, a group or a page of a bulk change: a search reads what it must.
@@ -26,26 +27,29 @@ const listTime = 10 * time.Second
 
 func (s *Service) routes() *httpapi.Router {
 	rt := httpapi.NewRouter(s.log)
-	rt.Handle(http.MethodPost, "/jobs", s.postJob)
-	rt.Handle(http.MethodGet, "/jobs", s.getJobs)
-	rt.Handle(http.MethodPost, "/jobs/batch", s.postBatch)
-	rt.Handle(http.MethodGet, "/jobs/groups", s.getGroups)
-	rt.Handle(http.MethodPost, "/jobs/retry", s.retryJobs)
-	rt.Handle(http.MethodPost, "/jobs/cancel", s.cancelJobs)
-	rt.Handle(http.MethodGet, "/jobs/{id}", s.getJob)
-	rt.Handle(http.MethodPut, "/jobs/{id}", s.putJob)
-	rt.Handle(http.MethodDelete, "/jobs/{id}", s.deleteJob)
-	rt.Handle(http.MethodPost, "/jobs/{id}/retry", s.retryJob)
-	rt.Handle(http.MethodPost, "/jobs/{id}/heartbeat", s.postHeartbeat)
-	rt.Handle(http.MethodPost, "/jobs/{id}/complete", s.postComplete)
-	rt.Handle(http.MethodPost, "/jobs/{id}/fail", s.postFail)
-	rt.Handle(http.MethodGet, "/queues", s.getQueues)
-	rt.Handle(http.MethodGet, "/queues/{queue}", s.getQueue)
-	rt.Handle(http.MethodPost, "/queues/{queue}/pause", s.pauseQueue)
-	rt.Handle(http.MethodPost, "/queues/{queue}/resume", s.resumeQueue)
-	rt.Handle(http.MethodPost, "/queues/{queue}/drain", s.drainQueue)
-	rt.Handle(http.MethodPost, "/queues/{queue}/lease", s.postLease)
-	s.scheduleRoutes(rt)
+	users := guarded{s, rt, service.Caller.Check}
+	users.handle(http.MethodPost, "/jobs", s.postJob)
+	users.handle(http.MethodGet, "/jobs", s.getJobs)
+	users.handle(http.MethodPost, "/jobs/batch", s.postBatch)
+	users.handle(http.MethodGet, "/jobs/groups", s.getGroups)
+	users.handle(http.MethodPost, "/jobs/retry", s.retryJobs)
+	users.handle(http.MethodPost, "/jobs/cancel", s.cancelJobs)
+	users.handle(http.MethodGet, "/jobs/{id}", s.getJob)
+	users.handle(http.MethodPut, "/jobs/{id}", s.putJob)
+	users.handle(http.MethodDelete, "/jobs/{id}", s.deleteJob)
+	users.handle(http.MethodPost, "/jobs/{id}/retry", s.retryJob)
+	s.scheduleRoutes(users)
+	services := guarded{s, rt, service.Caller.CheckAny}
+	services.handle(http.MethodPost, "/jobs/{id}/heartbeat", s.postHeartbeat)
+	services.handle(http.MethodPost, "/jobs/{id}/complete", s.postComplete)
+	services.handle(http.MethodPost, "/jobs/{id}/fail", s.postFail)
+	services.handle(http.MethodGet, "/queues", s.getQueues)
+	services.handle(http.MethodGet, "/queues/{queue}", s.getQueue)
+	services.handle(http.MethodPost, "/queues/{queue}/lease", s.postLease)
+	operators := guarded{s, rt, service.Caller.CheckOperator}
+	operators.handle(http.MethodPost, "/queues/{queue}/pause", s.pauseQueue)
+	operators.handle(http.MethodPost, "/queues/{queue}/resume", s.resumeQueue)
+	operators.handle(http.MethodPost, "/queues/{queue}/drain", s.drainQueue)
 	return rt
 }
 
@@ -88,7 +92,7 @@ func (s *Service) postJob(w http.ResponseWriter, r *http.Request) error {
 	if err = decode(w, r, body, &q); err != nil {
 		return err
 	}
-	o, err := s.check(&q, time.Now())
+	o, err := s.orderOf(r.Context(), &q, time.Now())
 	if err != nil {
 		return err
 	}
@@ -173,6 +177,7 @@ func (s *Service) getJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	f.restrict(callerOf(r.Context()))
 	ctx, cancel := context.WithTimeout(r.Context(), listTime)
 	defer cancel()
 	items, err := s.list(ctx, f, before, limit+1)
@@ -292,8 +297,10 @@ func (s *Service) deleteJob(w http.ResponseWriter, r *http.Request) error {
 
 // lookUp locks the job and reads what a change of it depends on.
 func (s *Service) lookUp(ctx context.Context, tx *sql.Tx, id int64) (state, queue string, err error) {
-	err = tx.QueryRowContext(ctx, "SELECT "+s.q.userState()+", j.queue FROM river_job j WHERE j.id = $1"+s.q.forUpdate(), id).Scan(&state, &queue)
-	if noRows(err) {
+	var owner string
+	err = tx.QueryRowContext(ctx, "SELECT "+s.q.userState()+", j.queue, coalesce(j.metadata ->> 'owner', '') FROM river_job j WHERE j.id = $1"+s.q.forUpdate(), id).
+		Scan(&state, &queue, &owner)
+	if noRows(err) || err == nil && !mayUse(ctx, owner) {
 		return "", "", noJob(id)
 	}
 	if err != nil {

@@ -46,7 +46,7 @@ func (s *Service) postBatch(w http.ResponseWriter, r *http.Request) error {
 		if err = httpapi.UnmarshalStrict(text, &q); err != nil {
 			return at(i, err)
 		}
-		if orders[i], err = s.check(&q, now); err != nil {
+		if orders[i], err = s.orderOf(r.Context(), &q, now); err != nil {
 			return at(i, err)
 		}
 		orders[i].args.Header = trace

@@ -71,7 +71,14 @@ func benched(b *testing.B, settings service.Settings, concurrency int, arrived f
 var benchClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2 * clients}}
 
 func request202(b *testing.B, url, body string) {
-	resp, err := benchClient.Post(url, "application/json", strings.NewReader(body))
+	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		b.Error(err)
+		return
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(service.SubjectHeader, "bench")
+	resp, err := benchClient.Do(req)
 	if err != nil {
 		b.Error(err)
 		return

@@ -40,8 +40,7 @@ type Config struct {
 	// HOST:PORT. The host and port of each queue's target are allowed as well. No other address is
 	// ever dialled. Default: none.
 	Allow []string `json:"allow,omitempty"`
-	// UI mounts a web page over the jobs at /jobs/ui. It asks for no credentials of its own: let only
-	// those reach it who may read, retry, cancel and delete every job. Default: off.
+	// UI mounts a web page over the jobs at /jobs/ui, for operators. Default: off.
 	UI bool `json:"ui,omitempty"`
 	// Schedules are the schedules by name; names are like those of queues.
 	Schedules map[string]Schedule `json:"schedules,omitempty"`
@@ -51,6 +50,13 @@ type Config struct {
 type Queue struct {
 	// Target is the http or https URL that jobs are pushed to. Default: none, so each job names its own.
 	Target string `json:"target,omitempty"`
+	// Public says whether users may put jobs into the queue; services and operators may in any case. Default:
+	// true, but for a queue that verified webhooks are put into.
+	Public *bool `json:"public,omitempty"`
+	// UserTargets says that users, too, may name the target and the callback of their jobs, within Allow. A
+	// target of the app that believes pushes, such as that of another queue, must then not be within it.
+	// Default: off.
+	UserTargets bool `json:"user_targets,omitempty"`
 	// Pull says that workers lease the jobs over HTTP; none is pushed, and Target must be empty.
 	Pull bool `json:"pull,omitempty"`
 	// Concurrency is how many jobs of the queue run at once, over all instances, 1 to 10000. Default: 10, and 10000 for

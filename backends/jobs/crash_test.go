@@ -40,7 +40,7 @@ func enqueueUntilKilled(dir, url string) error {
 	}
 	for i := range 100_000 {
 		w := httptest.NewRecorder()
-		h.Service("jobs").ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/jobs", strings.NewReader(fmt.Sprintf(`{"queue":"q","payload":%d}`, i))))
+		h.Service("jobs").ServeHTTP(w, newRequest(http.MethodPost, "/jobs", strings.NewReader(fmt.Sprintf(`{"queue":"q","payload":%d}`, i))))
 		if w.Code != http.StatusAccepted {
 			return fmt.Errorf("got %d %s", w.Code, w.Body)
 		}

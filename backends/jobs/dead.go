@@ -75,6 +75,7 @@ func (s *Service) retryJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	b.restrict(callerOf(r.Context()))
 	if b.State == "" {
 		b.State = stateDead
 	}
@@ -106,8 +107,9 @@ func (s *Service) cancelJobs(w http.ResponseWriter, r *http.Request) error {
 		return unfit("state: jobs that are %s cannot be cancelled, choose scheduled, queued, running or retrying.", b.State)
 	}
 	if b.empty() && b.Cause == "" {
-		return unfit("Name at least one of queue, state, kind, key, error, since and until: without any, all jobs would be cancelled.")
+		return unfit("Name at least one of queue, state, kind, key, owner, error, since and until: without any, all jobs would be cancelled.")
 	}
+	b.restrict(callerOf(r.Context()))
 	if b.Queue == internalQueue {
 		return problem.New(problem.Forbidden, "The jobs of the queue internal are the other backends' own and are not cancelled.")
 	}
@@ -240,7 +242,7 @@ type keyed struct {
 func (s *Service) retryable(ctx context.Context, tx *sql.Tx, ids []int64, state string) (found []keyed, err error) {
 	where, args := s.chosen(ids, state)
 	rows, err := tx.QueryContext(ctx, `SELECT j.id, j.queue, coalesce(j.args ->> 'unique_key', ''), coalesce(j.args ->> 'unique_scope', ''),
-		coalesce(j.args ->> 'unique_ttl', '') FROM river_job j WHERE j.state <> 'running' AND `+where+" ORDER BY j.id"+s.q.forUpdate(), args...)
+		coalesce(j.args ->> 'unique_ttl', ''), coalesce(j.args ->> 'owner', '') FROM river_job j WHERE j.state <> 'running' AND `+where+" ORDER BY j.id"+s.q.forUpdate(), args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the jobs to retry: %w", err)
 	}
@@ -249,7 +251,7 @@ func (s *Service) retryable(ctx context.Context, tx *sql.Tx, ids []int64, state 
 		var k keyed
 		var queue, ttl string
 		var a pushArgs
-		if err = rows.Scan(&k.id, &queue, &a.UniqueKey, &a.UniqueScope, &ttl); err != nil {
+		if err = rows.Scan(&k.id, &queue, &a.UniqueKey, &a.UniqueScope, &ttl, &a.Owner); err != nil {
 			return nil, fmt.Errorf("reading the jobs to retry: %w", err)
 		}
 		if d, err := unit.ParseDuration(ttl); err == nil && ttl != "" {

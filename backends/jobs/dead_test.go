@@ -52,7 +52,7 @@ func FuzzNormalise(f *testing.F) {
 
 // send makes one request of the API.
 func send(s *Service, method, path, body string, header ...string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r := newRequest(method, path, strings.NewReader(body))
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}

@@ -52,6 +52,8 @@ type request struct {
 	Timeout     string          `json:"timeout"`
 	MaxAge      string          `json:"max_age"`
 	Callback    string          `json:"callback"`
+	// Owner is whom a service or an operator makes the job for.
+	Owner string `json:"owner"`
 }
 
 // order is a checked request: what is inserted.
@@ -200,7 +202,7 @@ func hasControl(s string) bool {
 	return !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// metadataOf is what of the arguments jobs are searched by: the tenant, and whether there is a callback
+// metadataOf is what of the arguments jobs are searched by: the tenant, the owner, and whether there is a callback
 // to be told.
 func metadataOf(args *pushArgs) []byte {
 	m := map[string]string{}
@@ -209,6 +211,9 @@ func metadataOf(args *pushArgs) []byte {
 	}
 	if args.Callback != "" {
 		m["callback"] = "due"
+	}
+	if args.Owner != "" {
+		m["owner"] = args.Owner
 	}
 	if len(m) == 0 {
 		return nil

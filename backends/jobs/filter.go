@@ -22,6 +22,8 @@ type filter struct {
 	// Kind is push, or the in-process kind of jobs on the queue internal.
 	Kind string `json:"kind"`
 	Key  string `json:"key"`
+	// Owner is whose jobs they are. For a user it is the user.
+	Owner string `json:"owner"`
 	// Error is part of the message of the last failed attempt, in upper or lower case.
 	Error string `json:"error"`
 	// Since and Until bound the time at which the job ended, or was created if it has not: RFC 3339.
@@ -34,7 +36,7 @@ type filter struct {
 // filterOf reads the parameters of a list.
 func filterOf(q url.Values) (*filter, error) {
 	f := &filter{
-		Queue: q.Get("queue"), State: q.Get("state"), Kind: q.Get("kind"), Key: q.Get("key"),
+		Queue: q.Get("queue"), State: q.Get("state"), Kind: q.Get("kind"), Key: q.Get("key"), Owner: q.Get("owner"),
 		Error: q.Get("error"), Since: q.Get("since"), Until: q.Get("until"),
 	}
 	return f, f.check()
@@ -48,7 +50,7 @@ func (f *filter) check() (err error) {
 	for _, member := range []struct {
 		name, value string
 		most        int
-	}{{"queue", f.Queue, maxName}, {"kind", f.Kind, maxKey}, {"key", f.Key, maxKey}, {"error", f.Error, maxSearch}} {
+	}{{"queue", f.Queue, maxName}, {"kind", f.Kind, maxKey}, {"key", f.Key, maxKey}, {"owner", f.Owner, maxKey}, {"error", f.Error, maxSearch}} {
 		if len(member.value) > member.most || hasControl(member.value) {
 			return problem.New(problem.InvalidRequest, "%s must have at most %d bytes and no control characters.", member.name, member.most)
 		}
@@ -73,7 +75,7 @@ func momentOf(member, text string) (time.Time, error) {
 
 // empty says that the filter chooses every job.
 func (f *filter) empty() bool {
-	return f.Queue == "" && f.State == "" && f.Kind == "" && f.Key == "" && f.Error == "" && f.since.IsZero() && f.until.IsZero()
+	return f.Queue == "" && f.State == "" && f.Kind == "" && f.Key == "" && f.Owner == "" && f.Error == "" && f.since.IsZero() && f.until.IsZero()
 }
 
 // where is the condition on the row j, with its arguments. Only ids below before are chosen.
@@ -104,6 +106,9 @@ func (f *filter) where(d dialect, before int64) (condition string, args []any) {
 	}
 	if f.Key != "" {
 		add(d.key+" = $?", f.Key)
+	}
+	if f.Owner != "" {
+		add("j.metadata ->> 'owner' = $?", f.Owner)
 	}
 	if f.Error != "" {
 		add(d.lastMessage()+d.pick(" LIKE ", " ILIKE ")+`$? ESCAPE '\'`, "%"+likeText.Replace(f.Error)+"%")

@@ -12,7 +12,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
-	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 const (
@@ -22,7 +21,7 @@ const (
 	idempotencyBatch, idempotencyRounds = 1000, 50
 )
 
-// idempotency is the Idempotency-Key of the request that an order came with. Keys of two subjects, and
+// idempotency is the Idempotency-Key of the request that an order came with. Keys of two owners, and
 // of two routes, are apart.
 type idempotency struct {
 	scope, key  string
@@ -42,7 +41,7 @@ func idempotencyOf(r *http.Request, route string, body []byte) (*idempotency, er
 	}
 	sum := sha256.Sum256(body)
 	return &idempotency{
-		scope: route + " " + r.Header.Get(service.SubjectHeader), key: key, fingerprint: hex.EncodeToString(sum[:]),
+		scope: route + " " + callerOf(r.Context()).Owner, key: key, fingerprint: hex.EncodeToString(sum[:]),
 	}, nil
 }
 

@@ -65,6 +65,9 @@ type Service struct {
 	router  *httpapi.Router
 	ui      *ui // nil without one
 
+	authority service.Authority
+	fed       sync.Map // the queues that another backend puts jobs of the outside into
+
 	river    *river.Client[*sql.Tx]
 	listener *pgxpool.Pool // on PostgreSQL
 	wake     *waker
@@ -138,7 +141,7 @@ func New(c Config, d Deps) (*Service, error) {
 	}
 	s := &Service{
 		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), active: newActive(), queues: c.queues(), targets: newAllowList(c), signer: sign, http: newPushClient(),
-		wake: newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
+		authority: c.Authority, wake: newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
 	}
 	s.gate.cursors = map[turn]string{}
 	s.group.s = s
@@ -203,6 +206,10 @@ func newPushClient() *http.Client {
 // ServeHTTP is the HTTP API.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.ui.owns(r.URL.Path) {
+		if err := s.authority.Caller(r, "jobs").CheckOperator(); err != nil {
+			s.router.Fail(w, r, err)
+			return
+		}
 		s.ui.handler.ServeHTTP(w, r)
 		return
 	}
@@ -310,9 +317,12 @@ func (s *Service) worker(kind string) func(context.Context, []byte) error {
 // Poke tells the fetchers that a transaction with a job has been committed.
 func (s *Service) Poke() { s.wake.poke(slices.Collect(maps.Keys(s.queues))...) }
 
-// QueueTarget is the target of the queue; ok says that the queue exists and has one.
+// QueueTarget is the target of the queue; ok says that the queue exists and has one. Who asks is to put jobs
+// into it that it has verified: from now on users may not, unless the queue is configured as public.
 func (s *Service) QueueTarget(queue string) (target string, ok bool) {
-	target = s.queues[queue].Target
+	if target = s.queues[queue].Target; target != "" {
+		s.fed.LoadOrStore(queue, nil)
+	}
 	return target, target != ""
 }
 

@@ -35,7 +35,7 @@ func stillOn(t testing.TB, dir string, c Config) *Service {
 func post(t testing.TB, s *Service, body string) (r Receipt) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/jobs", strings.NewReader(body)))
+	s.ServeHTTP(w, newRequest(http.MethodPost, "/jobs", strings.NewReader(body)))
 	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != http.StatusAccepted {
 		t.Fatalf("got %d %s", w.Code, w.Body)
 	}
@@ -170,7 +170,7 @@ func TestUnconfiguredQueueIsShown(t *testing.T) {
 	s := still(t, Config{})
 	s.exec(t, `INSERT INTO river_job (kind, queue) VALUES ('push', 'removed')`)
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/queues", nil))
+	s.ServeHTTP(w, newRequest(http.MethodGet, "/queues", nil))
 	if !strings.Contains(w.Body.String(), `{"name":"removed","concurrency":0,`) {
 		t.Errorf("got %s", w.Body)
 	}
@@ -200,7 +200,7 @@ func FuzzPostJob(f *testing.F) {
 		f.Add([]byte(body), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 	}
 	f.Fuzz(func(t *testing.T, body []byte, trace string) {
-		r := httptest.NewRequest(http.MethodPost, "/jobs", strings.NewReader(string(body)))
+		r := newRequest(http.MethodPost, "/jobs", strings.NewReader(string(body)))
 		r.Header["Traceparent"] = []string{trace}
 		w := httptest.NewRecorder()
 		s.ServeHTTP(w, r)
@@ -213,7 +213,7 @@ func FuzzPostJob(f *testing.F) {
 				t.Fatal(err)
 			}
 			get := httptest.NewRecorder()
-			if s.ServeHTTP(get, httptest.NewRequest(http.MethodGet, "/jobs/"+receipt.ID, nil)); get.Code != http.StatusOK {
+			if s.ServeHTTP(get, newRequest(http.MethodGet, "/jobs/"+receipt.ID, nil)); get.Code != http.StatusOK {
 				t.Fatalf("%q: got %d %s", body, get.Code, get.Body)
 			}
 		}
@@ -227,7 +227,7 @@ func FuzzQueries(f *testing.F) {
 	f.Add("-1", "state=%27%20OR%201=1--")
 	f.Fuzz(func(t *testing.T, id, query string) {
 		for _, path := range []string{"/jobs/x", "/jobs"} {
-			r := httptest.NewRequest(http.MethodGet, path, nil)
+			r := newRequest(http.MethodGet, path, nil)
 			r.URL.RawQuery = query
 			if path == "/jobs/x" {
 				r.URL.Path += id

@@ -233,7 +233,7 @@ func TestInternalQueueIsNotForUsers(t *testing.T) {
 	for _, target := range []string{"POST /queues/internal/pause", "POST /queues/internal/resume", "DELETE /jobs/" + id} {
 		method, path, _ := strings.Cut(target, " ")
 		w := httptest.NewRecorder()
-		s.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		s.ServeHTTP(w, newRequest(method, path, nil))
 		if w.Code != http.StatusForbidden {
 			t.Errorf("%s: got %d %s, want 403", target, w.Code, w.Body)
 		}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/jobs"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 // workerEnv makes TestPullWorkerProcess a pull worker of the jobs backend under that URL.
@@ -25,7 +26,12 @@ const workerEnv = "GATEHOUSE_JOBS_TEST_WORKER"
 // call posts a body to the jobs backend under base.
 func call(t *testing.T, base, path, body string) (int, string) {
 	t.Helper()
-	resp, err := http.Post(base+path, "application/json", strings.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(service.RankHeader, service.RankService)
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 
 func get(h http.Handler, path string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	h.ServeHTTP(w, newRequest(http.MethodGet, path, nil))
 	return w
 }
 
@@ -28,7 +28,7 @@ func get(h http.Handler, path string) *httptest.ResponseRecorder {
 func post(t *testing.T, h http.Handler, body string) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/jobs", strings.NewReader(body)))
+	h.ServeHTTP(w, newRequest(http.MethodPost, "/jobs", strings.NewReader(body)))
 	var r jobs.Receipt
 	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != http.StatusAccepted {
 		t.Fatalf("got %d %s", w.Code, w.Body)

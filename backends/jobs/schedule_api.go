@@ -17,19 +17,21 @@ import (
 const upcomingTicks = 5
 
 // scheduleRoutes adds the API of the schedules.
-func (s *Service) scheduleRoutes(rt *httpapi.Router) {
-	rt.Handle(http.MethodGet, "/schedules", s.getSchedules)
-	rt.Handle(http.MethodGet, "/schedules/{name}", s.getSchedule)
-	rt.Handle(http.MethodPut, "/schedules/{name}", s.putSchedule)
-	rt.Handle(http.MethodDelete, "/schedules/{name}", s.deleteSchedule)
-	rt.Handle(http.MethodPost, "/schedules/{name}/run", s.runSchedule)
-	rt.Handle(http.MethodPost, "/schedules/{name}/pause", s.pauseSchedule(true))
-	rt.Handle(http.MethodPost, "/schedules/{name}/resume", s.pauseSchedule(false))
+func (s *Service) scheduleRoutes(rt guarded) {
+	rt.handle(http.MethodGet, "/schedules", s.getSchedules)
+	rt.handle(http.MethodGet, "/schedules/{name}", s.getSchedule)
+	rt.handle(http.MethodPut, "/schedules/{name}", s.putSchedule)
+	rt.handle(http.MethodDelete, "/schedules/{name}", s.deleteSchedule)
+	rt.handle(http.MethodPost, "/schedules/{name}/run", s.runSchedule)
+	rt.handle(http.MethodPost, "/schedules/{name}/pause", s.pauseSchedule(true))
+	rt.handle(http.MethodPost, "/schedules/{name}/resume", s.pauseSchedule(false))
 }
 
 // ScheduleView is a schedule as the API shows it.
 type ScheduleView struct {
-	Name     string          `json:"name"`
+	Name string `json:"name"`
+	// Owner is whose schedule it is, absent for nobody's.
+	Owner    string          `json:"owner,omitempty"`
 	Cron     string          `json:"cron"`
 	Timezone string          `json:"timezone"`
 	Queue    string          `json:"queue"`
@@ -51,7 +53,7 @@ type ScheduleView struct {
 
 func (sc *schedule) view() ScheduleView {
 	v := ScheduleView{
-		Name: sc.name, Cron: sc.Cron, Timezone: sc.Timezone, Queue: sc.Queue, Payload: sc.Payload, Target: sc.Target, Missed: sc.Missed,
+		Name: unscoped(sc.name), Owner: sc.owner, Cron: sc.Cron, Timezone: sc.Timezone, Queue: sc.Queue, Payload: sc.Payload, Target: sc.Target, Missed: sc.Missed,
 		Configured: sc.configured, Paused: sc.paused,
 	}
 	if !sc.paused && !sc.next.IsZero() {
@@ -84,7 +86,15 @@ func (s *Service) getSchedules(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	all, err := querySchedules(r.Context(), s.db.Read, "WHERE name > $1 ORDER BY name LIMIT $2", cursor, limit+1)
+	where, args := "WHERE name > $1 ORDER BY name LIMIT $2", []any{cursor, limit + 1}
+	owner := r.URL.Query().Get("owner")
+	if c := callerOf(r.Context()); !c.Any() {
+		owner = c.Owner
+	}
+	if owner != "" {
+		where, args = "WHERE name > $1 AND owner = $3 ORDER BY name LIMIT $2", append(args, owner)
+	}
+	all, err := querySchedules(r.Context(), s.db.Read, where, args...)
 	if err != nil {
 		return err
 	}
@@ -93,7 +103,11 @@ func (s *Service) getSchedules(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Service) getSchedule(w http.ResponseWriter, r *http.Request) error {
-	sc, err := readSchedule(r.Context(), s.db.Read, r.PathValue("name"))
+	name, err := scheduleName(r)
+	if err != nil {
+		return err
+	}
+	sc, err := readSchedule(r.Context(), s.db.Read, name)
 	if err != nil {
 		return err
 	}
@@ -109,24 +123,34 @@ func (s *Service) putSchedule(w http.ResponseWriter, r *http.Request) error {
 	if err := httpapi.DecodeJSON(w, r, maxRequest, &want); err != nil {
 		return err
 	}
+	owner, err := scheduleOwner(r)
+	if err != nil {
+		return err
+	}
+	name = scoped(owner, name)
 	want = want.withDefaults()
-	if err := want.check(s.queues, s.targets); err != nil {
+	if err = s.checkUser(callerOf(r.Context()), want.Queue, &request{Target: want.Target}); err != nil {
+		return err
+	}
+	if err = want.check(s.queues, s.targets); err != nil {
 		return problem.New(problem.Unprocessable, "%v.", err)
 	}
 	status, now := http.StatusOK, time.Now()
 	var stored schedule
-	err := s.db.InTx(r.Context(), func(tx *sql.Tx) error {
-		switch found, n, err := findSchedule(r.Context(), tx, name); {
+	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
+		switch found, n, err := findSchedule(r.Context(), tx, owner, name); {
 		case err != nil:
 			return err
 		case found != nil && found.configured:
-			return errConfigured(name)
-		case found == nil && n >= maxSchedules:
-			return problem.New(problem.Conflict, "There are %d schedules already, delete one first.", n)
+			return errConfigured(unscoped(name))
+		case found == nil && owner != "" && n.own >= maxOwnSchedules:
+			return problem.New(problem.Conflict, "The owner has %d schedules already, delete one first.", n.own)
+		case found == nil && n.all >= maxSchedules:
+			return problem.New(problem.Conflict, "There are %d schedules already, delete one first.", n.all)
 		case found == nil:
 			status = http.StatusCreated
 		}
-		err := storeSchedule(r.Context(), tx, name, want, false, now)
+		err := storeSchedule(r.Context(), tx, name, owner, want, false, now)
 		if err != nil {
 			return err
 		}
@@ -140,10 +164,37 @@ func (s *Service) putSchedule(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WriteJSON(w, status, stored.full(now))
 }
 
-// findSchedule is the named schedule, nil if there is none, and how many there are in all.
-func findSchedule(ctx context.Context, tx *sql.Tx, name string) (found *schedule, n int, err error) {
-	if err = tx.QueryRowContext(ctx, "SELECT count(*) FROM jobs_schedules").Scan(&n); err != nil {
-		return nil, 0, fmt.Errorf("counting schedules: %w", err)
+// scheduleOwner is whose schedule the request is about. A service or an operator says it by ?owner=, and
+// means nobody's without.
+func scheduleOwner(r *http.Request) (string, error) {
+	c, wanted := callerOf(r.Context()), r.URL.Query().Get("owner")
+	if c.Any() {
+		c.Owner = ""
+	}
+	return ownerOf(c, wanted)
+}
+
+// scheduleName is the stored name of the schedule that the request is about.
+func scheduleName(r *http.Request) (string, error) {
+	owner, err := scheduleOwner(r)
+	if err != nil {
+		return "", err
+	}
+	name := r.PathValue("name")
+	if !validSchedule(name) {
+		return "", noSchedule(name)
+	}
+	return scoped(owner, name), nil
+}
+
+// scheduleCount is how many schedules there are, in all and of one owner.
+type scheduleCount struct{ all, own int }
+
+// findSchedule is the named schedule, nil if there is none, and how many there are.
+func findSchedule(ctx context.Context, tx *sql.Tx, owner, name string) (found *schedule, n scheduleCount, err error) {
+	err = tx.QueryRowContext(ctx, "SELECT count(*), coalesce(sum(CASE WHEN owner = $1 THEN 1 ELSE 0 END), 0) FROM jobs_schedules", owner).Scan(&n.all, &n.own)
+	if err != nil {
+		return nil, n, fmt.Errorf("counting schedules: %w", err)
 	}
 	all, err := querySchedules(ctx, tx, "WHERE name = $1", name)
 	if err != nil || len(all) == 0 {
@@ -153,8 +204,12 @@ func findSchedule(ctx context.Context, tx *sql.Tx, name string) (found *schedule
 }
 
 func (s *Service) deleteSchedule(w http.ResponseWriter, r *http.Request) error {
-	err := s.db.InTx(r.Context(), func(tx *sql.Tx) error {
-		sc, err := readSchedule(r.Context(), tx, r.PathValue("name"))
+	name, err := scheduleName(r)
+	if err != nil {
+		return err
+	}
+	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
+		sc, err := readSchedule(r.Context(), tx, name)
 		if err != nil {
 			return err
 		}
@@ -175,10 +230,14 @@ func (s *Service) deleteSchedule(w http.ResponseWriter, r *http.Request) error {
 
 // runSchedule enqueues a job now. The ticks stay where they are.
 func (s *Service) runSchedule(w http.ResponseWriter, r *http.Request) error {
+	name, err := scheduleName(r)
+	if err != nil {
+		return err
+	}
 	var sc schedule
 	var id int64
-	err := s.db.InTx(r.Context(), func(tx *sql.Tx) (err error) {
-		if sc, err = readSchedule(r.Context(), tx, r.PathValue("name")); err != nil {
+	err = s.db.InTx(r.Context(), func(tx *sql.Tx) (err error) {
+		if sc, err = readSchedule(r.Context(), tx, name); err != nil {
 			return err
 		}
 		var drained int
@@ -207,9 +266,13 @@ func (s *Service) runSchedule(w http.ResponseWriter, r *http.Request) error {
 func (s *Service) pauseSchedule(pause bool) httpapi.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		now := time.Now()
+		name, err := scheduleName(r)
+		if err != nil {
+			return err
+		}
 		var sc schedule
-		err := s.db.InTx(r.Context(), func(tx *sql.Tx) (err error) {
-			if sc, err = readSchedule(r.Context(), tx, r.PathValue("name")); err != nil || sc.paused == pause {
+		err = s.db.InTx(r.Context(), func(tx *sql.Tx) (err error) {
+			if sc, err = readSchedule(r.Context(), tx, name); err != nil || sc.paused == pause {
 				return err
 			}
 			if sc.paused = pause; pause {

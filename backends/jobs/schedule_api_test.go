@@ -17,7 +17,7 @@ import (
 func send(t *testing.T, h http.Handler, status int, method, path, body string, v any) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
+	h.ServeHTTP(w, newRequest(method, path, strings.NewReader(body)))
 	if w.Code != status {
 		t.Fatalf("%s %s %s: got %d %s, want %d", method, path, body, w.Code, w.Body, status)
 	}

@@ -20,7 +20,8 @@ const maxSchedules = 1000
 // schedule is a stored schedule.
 type schedule struct {
 	Schedule
-	name       string
+	name       string // in the space of the owner
+	owner      string
 	configured bool
 	paused     bool
 	next       time.Time // the next tick; zero if there is none
@@ -28,12 +29,12 @@ type schedule struct {
 	lastJob    int64     // its job
 }
 
-const scheduleColumns = "name, cron, timezone, queue, payload, target, missed, configured, paused_at, next_at, last_at, last_job"
+const scheduleColumns = "name, cron, timezone, queue, payload, target, missed, configured, paused_at, next_at, last_at, last_job, owner"
 
 func scanSchedule(scan func(...any) error) (sc schedule, err error) {
 	var payload string
 	var configured, paused, next, last int64
-	err = scan(&sc.name, &sc.Cron, &sc.Timezone, &sc.Queue, &payload, &sc.Target, &sc.Missed, &configured, &paused, &next, &last, &sc.lastJob)
+	err = scan(&sc.name, &sc.Cron, &sc.Timezone, &sc.Queue, &payload, &sc.Target, &sc.Missed, &configured, &paused, &next, &last, &sc.lastJob, &sc.owner)
 	sc.Payload, sc.configured, sc.paused, sc.next, sc.last = []byte(payload), configured != 0, paused != 0, fromMilli(next), fromMilli(last)
 	return sc, err
 }
@@ -85,12 +86,16 @@ func querySchedules(ctx context.Context, db querier, where string, args ...any) 
 func readSchedule(ctx context.Context, db querier, name string) (schedule, error) {
 	all, err := querySchedules(ctx, db, "WHERE name = $1", name)
 	if err == nil && len(all) == 0 {
-		err = problem.New(problem.NotFound, "There is no schedule %.80q, GET /schedules lists them.", name)
+		err = noSchedule(unscoped(name))
 	}
 	if err != nil {
 		return schedule{}, err
 	}
 	return all[0], nil
+}
+
+func noSchedule(name string) error {
+	return problem.New(problem.NotFound, "There is no schedule %.80q, GET /schedules lists them.", name)
 }
 
 // ticking says of a schedule that its ticks are fired: not while it is paused, nor while its queue is
@@ -118,7 +123,7 @@ func (s *Service) fire(ctx context.Context, sc *schedule, next time.Time, ticks 
 	if len(ticks) > 0 {
 		last = ticks[len(ticks)-1]
 	}
-	now := schedule{name: sc.name}
+	now := schedule{name: sc.name, owner: sc.owner}
 	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
 		var payload string
 		err := tx.QueryRowContext(ctx, `
@@ -158,7 +163,7 @@ func (s *Service) fire(ctx context.Context, sc *schedule, next time.Time, ticks 
 
 // fireTx enqueues one job of the schedule. A zero tick is a run that somebody asked for.
 func (s *Service) fireTx(ctx context.Context, tx *sql.Tx, sc *schedule, tick time.Time) (id int64, err error) {
-	args := pushArgs{Target: sc.Target, Body: sc.Payload, Schedule: sc.name}
+	args := pushArgs{Target: sc.Target, Body: sc.Payload, Schedule: sc.name, Owner: sc.owner}
 	if !tick.IsZero() {
 		tick = tick.UTC()
 		args.ScheduledFor = &tick
@@ -185,7 +190,7 @@ func (s *Service) registerSchedules(ctx context.Context, configured map[string]S
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(configured)) { // sorted, so that two instances do not wait for each other
-			if err = storeSchedule(ctx, tx, name, configured[name].withDefaults(), true, time.Now()); err != nil {
+			if err = storeSchedule(ctx, tx, name, "", configured[name].withDefaults(), true, time.Now()); err != nil {
 				return err
 			}
 		}
@@ -199,7 +204,7 @@ func (s *Service) registerSchedules(ctx context.Context, configured map[string]S
 
 // storeSchedule stores a schedule that was checked. Its next tick is reckoned anew if there is none yet or
 // the cron expression or time zone is another. One of the configuration gives way to none but these.
-func storeSchedule(ctx context.Context, tx *sql.Tx, name string, sc Schedule, configured bool, now time.Time) error {
+func storeSchedule(ctx context.Context, tx *sql.Tx, name, owner string, sc Schedule, configured bool, now time.Time) error {
 	c, err := parseCron(sc.Cron, sc.Timezone)
 	if err != nil {
 		return err
@@ -209,20 +214,20 @@ func storeSchedule(ctx context.Context, tx *sql.Tx, name string, sc Schedule, co
 		mark = 1
 	}
 	res, err := tx.ExecContext(ctx, `
-		INSERT INTO jobs_schedules (name, cron, timezone, queue, payload, target, missed, configured, next_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		INSERT INTO jobs_schedules (name, cron, timezone, queue, payload, target, missed, configured, next_at, updated_at, owner)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 		ON CONFLICT (name) DO UPDATE SET
 			next_at = CASE WHEN jobs_schedules.cron = excluded.cron AND jobs_schedules.timezone = excluded.timezone
 				THEN jobs_schedules.next_at ELSE excluded.next_at END,
 			cron = excluded.cron, timezone = excluded.timezone, queue = excluded.queue, payload = excluded.payload,
 			target = excluded.target, missed = excluded.missed, configured = excluded.configured, updated_at = excluded.updated_at
 		WHERE jobs_schedules.configured <= excluded.configured`,
-		name, sc.Cron, sc.Timezone, sc.Queue, string(sc.Payload), sc.Target, sc.Missed, mark, toMilli(c.next(now)), now.UnixMilli())
+		name, sc.Cron, sc.Timezone, sc.Queue, string(sc.Payload), sc.Target, sc.Missed, mark, toMilli(c.next(now)), now.UnixMilli(), owner)
 	if err != nil {
 		return fmt.Errorf("storing a schedule: %w", err)
 	}
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return cmp.Or(err, errConfigured(name))
+		return cmp.Or(err, errConfigured(unscoped(name)))
 	}
 	return nil
 }

@@ -84,6 +84,8 @@ func (d dialect) indexes() []string {
 		"CREATE INDEX IF NOT EXISTS jobs_running ON river_job (queue, (" + key + ")) WHERE state = 'running'",
 		// Ended jobs whose callback is not told yet: none most of the time, however many jobs are kept.
 		"CREATE INDEX IF NOT EXISTS jobs_callbacks_due ON river_job (id) WHERE " + bare(callbackDue),
+		// The jobs of one owner, the newest first.
+		"CREATE INDEX IF NOT EXISTS jobs_owner ON river_job ((metadata ->> 'owner'), id) WHERE (metadata ->> 'owner') IS NOT NULL",
 	}
 }
 

@@ -13,8 +13,7 @@ import (
 // uiPath is where the engine's web page is mounted.
 const uiPath = "/jobs/ui"
 
-// ui is the engine's web page over the jobs. It can retry, cancel and delete; who may reach it is up to
-// what stands before the backend. Its cancel and retry are the engine's own: they leave the unique keys
+// ui is the engine's web page over the jobs. It can retry, cancel and delete, and is for operators. Its cancel and retry are the engine's own: they leave the unique keys
 // to whoever holds them.
 type ui struct {
 	page    *riverui.Handler

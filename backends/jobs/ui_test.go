@@ -23,6 +23,7 @@ func TestThePageShowsTheJobs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		req.Header.Set("Gatehouse-Rank", "operator")
 		for i := 0; i < len(header); i += 2 {
 			req.Header.Set(header[i], header[i+1])
 		}
@@ -63,7 +64,7 @@ func TestThePageShowsTheJobs(t *testing.T) {
 
 func TestThereIsNoPageUnlessAskedFor(t *testing.T) {
 	w := httptest.NewRecorder()
-	start(t, t.TempDir(), jobs.Config{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/jobs/ui", nil))
+	start(t, t.TempDir(), jobs.Config{}).ServeHTTP(w, newRequest(http.MethodGet, "/jobs/ui", nil))
 	if w.Code != http.StatusNotFound {
 		t.Errorf("got %d", w.Code)
 	}

@@ -21,12 +21,15 @@ const (
 // unique is the unique key of a job, as the table jobs_keys has it.
 type unique struct {
 	queue string // empty for the scope all
-	key   string // empty for none
+	key   string // in the space of the owner; empty for none
 	ttl   time.Duration
 }
 
 func uniqueOf(queue string, args *pushArgs) unique {
-	u := unique{queue: queue, key: args.UniqueKey, ttl: uniqueTTL}
+	u := unique{queue: queue, ttl: uniqueTTL}
+	if args.UniqueKey != "" {
+		u.key = scoped(args.Owner, args.UniqueKey)
+	}
 	if args.UniqueScope == scopeAll {
 		u.queue = ""
 	}

@@ -55,6 +55,8 @@ type View struct {
 	UniqueKey string `json:"unique_key,omitempty"`
 	// Key is the tenant whose job it is.
 	Key string `json:"key,omitempty"`
+	// Owner is whose job it is, absent for nobody's.
+	Owner string `json:"owner,omitempty"`
 	// Schedule is the schedule that made the job.
 	Schedule string `json:"schedule,omitempty"`
 	// MaxAge is the job's own, how long it is tried.
@@ -96,7 +98,7 @@ func (d dialect) viewColumns(errors string) string {
 	return `j.id, j.queue, j.kind, ` + d.userState() + `, j.attempt, j.max_attempts,
 	coalesce(CAST(j.metadata ->> 'snoozes' AS INTEGER), 0), j.priority, coalesce(j.args ->> 'target', ''),
 	coalesce(j.args ->> 'unique_key', ''), coalesce(j.args ->> 'kind', ''), coalesce(j.args ->> 'key', ''),
-	coalesce(j.args ->> 'schedule', ''), coalesce(j.args ->> 'max_age', ''), coalesce(j.args ->> 'callback', ''),
+	coalesce(j.args ->> 'schedule', ''), coalesce(j.args ->> 'max_age', ''), coalesce(j.args ->> 'callback', ''), coalesce(j.metadata ->> 'owner', ''),
 	coalesce(j.metadata ->> 'progress', ''), j.state = 'running' AND j.metadata ->> 'cancel_attempted_at' IS NOT NULL,
 	j.created_at, j.scheduled_at, j.attempted_at, j.finalized_at, ` + errors
 }
@@ -107,12 +109,13 @@ func (s *Service) scanView(scan func(...any) error, more ...any) (v View, err er
 	var started, finished sql.NullTime
 	var failures []byte
 	err = scan(append([]any{&id, &v.Queue, &kind, &v.State, &v.Attempt, &v.MaxAttempts, &v.Postponed, &v.Priority, &v.Target,
-		&v.UniqueKey, &v.Kind, &v.Key, &v.Schedule, &v.MaxAge, &v.Callback, &progress, &v.Cancelling, &v.CreatedAt, &v.RunAt, &started, &finished,
+		&v.UniqueKey, &v.Kind, &v.Key, &v.Schedule, &v.MaxAge, &v.Callback, &v.Owner, &progress, &v.Cancelling, &v.CreatedAt, &v.RunAt, &started, &finished,
 		&failures}, more...)...)
 	if err != nil {
 		return View{}, err
 	}
 	v.ID, v.CreatedAt, v.RunAt = strconv.FormatInt(id, 10), v.CreatedAt.UTC(), v.RunAt.UTC()
+	v.Schedule = unscoped(v.Schedule)
 	if kind == (pushArgs{}).Kind() && v.Target == "" {
 		v.Target = s.settings(v.Queue).Target
 	}
@@ -185,7 +188,7 @@ func (s *Service) jobIn(ctx context.Context, db rowQueryer, id int64) (View, err
 	row := db.QueryRowContext(ctx, "SELECT "+s.q.viewColumns(s.q.errors)+", "+s.q.args+`, coalesce(j.metadata ->> 'output', ''), coalesce(l.worker, ''), l.expires_at
 		FROM river_job j LEFT JOIN jobs_leases l ON l.job_id = j.id WHERE j.id = $1`, id)
 	v, err := s.scanView(row.Scan, &args, &result, &worker, &lease)
-	if noRows(err) {
+	if noRows(err) || err == nil && !mayUse(ctx, v.Owner) {
 		return View{}, noJob(id)
 	}
 	if err != nil {

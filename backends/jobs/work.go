@@ -35,11 +35,13 @@ type pushArgs struct {
 	UniqueScope string         `json:"unique_scope,omitempty"`
 	UniqueTTL   *unit.Duration `json:"unique_ttl,omitempty"`
 	// Key is the tenant: between keys jobs are fetched in turn. Empty for a job without one.
-	Key      string        `json:"key,omitempty"`
-	Callback string        `json:"callback,omitempty"`
-	Backoff  Backoff       `json:"backoff,omitzero"`
-	Timeout  unit.Duration `json:"timeout,omitempty"`
-	MaxAge   unit.Duration `json:"max_age,omitempty"`
+	Key      string `json:"key,omitempty"`
+	Callback string `json:"callback,omitempty"`
+	// Owner is whose job it is, empty for nobody's.
+	Owner   string        `json:"owner,omitempty"`
+	Backoff Backoff       `json:"backoff,omitzero"`
+	Timeout unit.Duration `json:"timeout,omitempty"`
+	MaxAge  unit.Duration `json:"max_age,omitempty"`
 	// RunAt is when the job was due first, if not at once.
 	RunAt *time.Time `json:"run_at,omitempty"`
 	// Schedule names the schedule that made the job, ScheduledFor the tick.

@@ -124,6 +124,8 @@ type Service struct {
 	now    func() time.Time
 	router *httpapi.Router
 
+	authority service.Authority
+
 	waiters  *waiters
 	stopping chan struct{} // closed when Run is to end
 	stop     func()
@@ -143,7 +145,7 @@ func New(c Config, d Deps) (*Service, error) {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	s := &Service{store: d.Store, maxTTL: c.MaxTTL.Or(longestTTL), log: d.Log, now: d.Now, router: httpapi.NewRouter(d.Log), waiters: newWaiters(), stopping: make(chan struct{})}
+	s := &Service{store: d.Store, maxTTL: c.MaxTTL.Or(longestTTL), log: d.Log, now: d.Now, router: httpapi.NewRouter(d.Log), authority: service.Authority{Ranks: c.Ranks}, waiters: newWaiters(), stopping: make(chan struct{})}
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	s.router.Handle(http.MethodGet, "/locks", s.list)
 	s.router.Handle(http.MethodGet, "/locks/{name}", s.get)

@@ -43,8 +43,9 @@ func names() []string { return slices.Sorted(maps.Keys(targets)) }
 
 // config is the file that --config names.
 type config struct {
-	// Listen is the address to answer on. Default: 127.0.0.1:8081. The backends believe the header
-	// Gatehouse-Subject, so nobody but the gateway may reach them.
+	// Listen is the address to answer on. Default: 127.0.0.1:8081. The backends believe the headers
+	// that say who calls, Gatehouse-Subject, -Owner, -Role, -Scope and -Rank, so nobody but the gateway may
+	// reach them, and the gateway must delete what clients send under these names.
 	Listen string `json:"listen,omitempty"`
 	service.Settings
 	// Backends are the settings of each backend, by name; the same as in the gateway's JSON.

@@ -27,7 +27,7 @@ const global = "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n"
 
 // site is a site with the flags' API and the lines given.
 func site(lines string) string {
-	return global + ":80 {\n\thandle /flags* {\n\t\tbackend flags\n\t}\n" + lines + "\n}\n"
+	return global + ":80 {\n\thandle /flags* {\n\t\tbackend flags as operator\n\t}\n" + lines + "\n}\n"
 }
 
 func put(t testing.TB, g *modtest.Gateway, flag, definition string) {

@@ -30,7 +30,7 @@ func TestVariantsOfASplitAreNotShared(t *testing.T) {
 :80 {
 	http_cache
 	handle /flags/* {
-		backend flags
+		backend flags as operator
 	}
 	split redesign {
 		by      {header.X-Visitor}

@@ -57,6 +57,7 @@ func (e *exam) do(t *testing.T, method, path, body string, headers ...string) re
 	if err != nil {
 		t.Fatal(err)
 	}
+	req.Header.Set("Gatehouse-Rank", "operator") // where nothing stands in front; a gateway says it itself
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -116,6 +117,7 @@ func (e *exam) clean(t *testing.T, key string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
+		req.Header.Set("Gatehouse-Rank", "operator") // where nothing stands in front; a gateway says it itself
 		if resp, err := e.client.Do(req); err == nil {
 			_ = resp.Body.Close()
 		}

@@ -14,7 +14,7 @@ import (
 func TestGolden(t *testing.T) { modtest.Golden(t, "testdata") }
 
 func TestExamineThroughTheGateway(t *testing.T) {
-	g := modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n:80 {\n\tbackend flags\n}\n")
+	g := modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n:80 {\n\tbackend flags as operator\n}\n")
 	srv := httptest.NewServer(g)
 	t.Cleanup(srv.Close)
 	flagstest.Examine(t, srv.URL, srv.Client())
@@ -22,7 +22,7 @@ func TestExamineThroughTheGateway(t *testing.T) {
 
 // Compression changes the entity tag of a large flag; what the client got must still fit If-Match.
 func TestIfMatchBehindCompression(t *testing.T) {
-	g := modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n:80 {\n\tencode gzip\n\tbackend flags\n}\n")
+	g := modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n:80 {\n\tencode gzip\n\tbackend flags as operator\n}\n")
 	put := func(etag string) (int, string) {
 		r := httptest.NewRequest("PUT", "/flags/large", strings.NewReader(`{"enabled":true,"allowList":["`+strings.Repeat("u", 1000)+`"]}`))
 		r.Header.Set("Accept-Encoding", "gzip")

@@ -21,6 +21,8 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //	backend jobs {
 //		queue NAME {
 //			target          URL                   # http or https; default none, so each job names its own
+//			public          on|off                # whether users may enqueue; default on, but off where verified webhooks are put in
+//			user_targets                          # users, too, may name target and callback, within allow
 //			pull                                  # workers lease the jobs over HTTP; excludes target
 //			concurrency     N                     # jobs at once, over all instances; default 10
 //			rate            N/DURATION [burst N]  # starts, evenly paced, over all instances; default unbounded
@@ -41,7 +43,7 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //		admin_role    ROLE                        # whose holders are operators; default admin
 //		service_scope SCOPE                       # whose holders are services, the app itself; default jobs:write
 //		allow HOST[:PORT]...                      # further hosts that jobs may name as their target
-//		ui                                        # a web page over the jobs at /jobs/ui: let only operators reach it
+//		ui                                        # a web page over the jobs at /jobs/ui, for operators
 //		schedule NAME "CRON" {                    # five fields, @hourly and the like, or "@every DURATION"
 //			queue    NAME                         # default: default
 //			payload  JSON                         # default null
@@ -106,6 +108,8 @@ func (b *Backend) parseQueue(d *caddyfile.Dispenser) error {
 	}
 	err = dispense.Block(d, "queue",
 		dispense.Option{Name: "target", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &q.Target) }},
+		dispense.Option{Name: "public", Parse: func(d *caddyfile.Dispenser) error { return parseSwitch(d, &q.Public) }},
+		dispense.Option{Name: "user_targets", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &q.UserTargets) }},
 		dispense.Option{Name: "pull", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &q.Pull) }},
 		number("concurrency", &q.Concurrency),
 		rate("rate", &q.Rate),
@@ -205,6 +209,21 @@ func parseWords[T any](d *caddyfile.Dispenser, v *T, read func(string) (T, error
 		return d.WrapErr(err)
 	}
 	*v = value
+	return nil
+}
+
+// parseSwitch reads on or off.
+func parseSwitch(d *caddyfile.Dispenser, v **bool) error {
+	var s string
+	name := d.Val()
+	if err := dispense.String(d, &s); err != nil {
+		return err
+	}
+	if s != "on" && s != "off" {
+		return d.Errf("%s must be on or off, not %q", name, s)
+	}
+	on := s == "on"
+	*v = &on
 	return nil
 }
 

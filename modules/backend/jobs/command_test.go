@@ -65,7 +65,7 @@ func newCLI(t *testing.T) *cli {
 	}
 }
 http://127.0.0.1:%[3]s {
-	backend jobs
+	backend jobs as operator
 }
 `, c.admin, t.TempDir(), port, c.fails.URL))
 	return c

@@ -39,7 +39,7 @@ const examined = `{
 :80 {
 	@jobs path /jobs* /queues*
 	handle @jobs {
-		backend jobs
+		backend jobs as operator
 	}
 }
 `

@@ -1,0 +1,156 @@
+package jobs
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+)
+
+// Every job and every schedule that is made over HTTP belongs to the caller's owner, see
+// service.Authority. Users see and change their own; what belongs to others is not there for them. Services,
+// which are the app itself, and operators see all, and may say for whom they make something. What was made
+// before there were owners belongs to nobody, and so do the jobs of configured schedules and of other backends.
+
+// maxOwnSchedules is how many schedules one owner may have.
+const maxOwnSchedules = 100
+
+// ownerSeparator stands between an owner and a name in the owner's own space. Neither has it in it: names
+// have no control characters, and owners are encoded.
+const ownerSeparator = "\x1f"
+
+// scoped is the name in the space of an owner.
+func scoped(owner, name string) string {
+	if owner == "" {
+		return name
+	}
+	return service.EncodeHeader(owner, "") + ownerSeparator + name
+}
+
+// unscoped is scoped's reverse.
+func unscoped(name string) string {
+	if _, own, ok := strings.Cut(name, ownerSeparator); ok {
+		return own
+	}
+	return name
+}
+
+type callerKey struct{}
+
+// callerOf is who sent the request of ctx.
+func callerOf(ctx context.Context) service.Caller {
+	c, _ := ctx.Value(callerKey{}).(service.Caller)
+	return c
+}
+
+// mayUse reports whether who sent the request of ctx may see what belongs to owner. What is asked without a
+// request is asked by us.
+func mayUse(ctx context.Context, owner string) bool {
+	c, asked := ctx.Value(callerKey{}).(service.Caller)
+	return !asked || c.MayUse(owner)
+}
+
+// guarded adds routes for those whom check lets pass.
+type guarded struct {
+	s     *Service
+	rt    *httpapi.Router
+	check func(service.Caller) error
+}
+
+// handle adds a route. Its handler finds the caller in the request's context.
+func (g guarded) handle(method, pattern string, h httpapi.Handler) {
+	g.rt.Handle(method, pattern, func(w http.ResponseWriter, r *http.Request) error {
+		c := g.s.authority.Caller(r, "jobs")
+		if err := g.check(c); err != nil {
+			return err
+		}
+		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+	})
+}
+
+// orderOf checks the request and whether its caller may make it, and turns it into an order.
+func (s *Service) orderOf(ctx context.Context, q *request, now time.Time) (order, error) {
+	c := callerOf(ctx)
+	owner, err := ownerOf(c, q.Owner)
+	if err != nil {
+		return order{}, err
+	}
+	if err = s.checkUser(c, cmp.Or(q.Queue, defaultQueue), q); err != nil {
+		return order{}, err
+	}
+	o, err := s.check(q, now)
+	if err != nil {
+		return order{}, err
+	}
+	o.args.Owner = owner
+	return o, nil
+}
+
+// ownerOf is whom something belongs to that the caller makes for wanted, which is empty for the caller itself.
+func ownerOf(c service.Caller, wanted string) (string, error) {
+	switch {
+	case wanted == "":
+		return c.Owner, nil
+	case len(wanted) > maxKey || hasControl(wanted):
+		return "", unfit("owner must have at most %d bytes and no control characters.", maxKey)
+	case !c.MayUse(wanted):
+		return "", problem.New(problem.Forbidden, "Only the app itself and operators may name another owner than the caller.")
+	}
+	return wanted, nil
+}
+
+// checkUser says what of a request is not a user's to say.
+func (s *Service) checkUser(c service.Caller, queue string, q *request) error {
+	if c.Any() {
+		return nil
+	}
+	settings, ok := s.queues[queue]
+	if !ok || !s.isPublic(queue) {
+		return unfit("There is no queue of that name, known are: %s.", s.userQueues())
+	}
+	if (q.Target != "" || q.Callback != "") && !settings.UserTargets {
+		return problem.New(problem.Forbidden, "target and callback are for the app itself and for operators to name: the queue %s does not have user_targets.", queue)
+	}
+	if !settings.Pull && settings.Target == "" && !settings.UserTargets {
+		return problem.New(problem.Forbidden, "The queue %s has no target of its own, so only the app itself and operators may put jobs into it.", queue)
+	}
+	if q.Key != nil && *q.Key != c.Owner {
+		return problem.New(problem.Forbidden, "key: the bounds of a key are shared by all who name it, so a user may only name %q, the caller's own.", c.Owner)
+	}
+	return nil
+}
+
+// isPublic reports whether users may put jobs into the queue.
+func (s *Service) isPublic(queue string) bool {
+	if queue == internalQueue {
+		return false
+	}
+	if public := s.queues[queue].Public; public != nil {
+		return *public
+	}
+	_, fed := s.fed.Load(queue)
+	return !fed
+}
+
+// userQueues lists the queues that users may name.
+func (s *Service) userQueues() string {
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(s.queues)), func(n string) bool { return !s.isPublic(n) })
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// restrict leaves a user what is the user's own.
+func (f *filter) restrict(c service.Caller) {
+	if !c.Any() {
+		f.Owner = c.Owner
+	}
+}
