@@ -14,8 +14,14 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 )
 
-// Claims are what a token says. Subject, Issuer, Audience and TTL are required.
+// ServicePrefix begins the subject of a service. No user of ours has such an id.
+const ServicePrefix = "service:"
+
+// Claims are what a token says. Subject or Service, Issuer, Audience and TTL are required.
 type Claims struct {
+	// Service is the name of the app that the token is for, in place of Subject: the claim service has it, and
+	// sub is ServicePrefix and the name.
+	Service string
 	// Subject is the stable id of whom the token is for.
 	Subject string
 	// Role is left out where it is empty.
@@ -71,6 +77,9 @@ func newSigner(name string, of *secret.Snapshot) (s *Signer, err error) {
 
 // Mint is a signed token (RFC 7519) that is valid from now on. It has a random jti.
 func (s *Signer) Mint(c Claims, now time.Time) (string, error) {
+	if c.Service != "" {
+		c.Subject = ServicePrefix + c.Service
+	}
 	if err := c.validate(); err != nil {
 		return "", err
 	}
@@ -86,6 +95,9 @@ func (s *Signer) Mint(c Claims, now time.Time) (string, error) {
 	}
 	if c.Scope != "" {
 		claims["scope"] = c.Scope
+	}
+	if c.Service != "" {
+		claims["service"] = c.Service
 	}
 	if c.Session != "" {
 		claims["sid"] = c.Session

@@ -50,6 +50,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 //		secret   NAME file PATH {        # the value, of which one trailing newline is no part, or {"versions":[...]}
 //			overlap 24h              # how long a replaced value goes on verifying; default 0
 //			poll    30s              # 1s to 1m; files are watched besides
+//			generate                 # the file is made at the first start, with 32 random bytes, if it is not there
 //		}
 //		secret   NAME dir  PATH          # each file is a version, the last in natural order the newest; same block
 //		secret   NAME env  VARIABLE      # never changes; overlap alone
@@ -130,6 +131,7 @@ func (a *App) parseSecret(d *caddyfile.Dispenser) error {
 	switch kind {
 	case "file":
 		s.File = arg
+		options = []dispense.Option{{Name: "generate", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &s.Generate) }}}
 	case "dir":
 		s.Dir = arg
 	case "env":

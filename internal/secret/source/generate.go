@@ -13,6 +13,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/wholefile"
 )
 
 const (
@@ -44,6 +49,27 @@ func newLike(old []byte) ([]byte, error) {
 		return nil, fmt.Errorf("the newest version is PEM that cannot be read: %w", errNotMade)
 	}
 	return []byte(hex.EncodeToString(random)), nil
+}
+
+// missing reports whether there is no file of that name.
+func missing(path string) bool {
+	_, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// makeFile makes a file with a new value. It leaves one alone that is there, or that another makes meanwhile.
+func makeFile(path string) error {
+	value, err := newLike(nil)
+	if err != nil {
+		return err
+	}
+	if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+		err = wholefile.Write(path, append(value, '\n'), os.Link)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s cannot be made: %w", path, err)
+	}
+	return nil
 }
 
 // newKeyLike makes a key of the type of the one in block, in its encoding.

@@ -31,6 +31,7 @@ type keeper struct {
 	poll, overlap  time.Duration
 	lead           time.Duration // from a rotation to the beginning of the new version
 	fixed, remote  bool
+	made           string // the file that the start makes if it is not there, empty for none
 	log            atomic.Pointer[slog.Logger]
 
 	rotating sync.Mutex // one rotation at a time, with the read after it

@@ -66,7 +66,7 @@ func (p *pool) open(name string, s Source, log *slog.Logger) (*Handle, error) {
 	if s.Env != "" {
 		h.live.warn("it is in the environment variable " + s.Env + ", which other programs of this user may read and which cannot be rotated: keep it in a file, secret " + name + " file PATH")
 	}
-	if s.Remote() || p.toBeStarted(h.live) {
+	if s.Remote() || s.Generate && missing(s.File) || p.toBeStarted(h.live) {
 		return h, nil
 	}
 	if err = h.live.read(context.Background()); err != nil {
@@ -146,14 +146,19 @@ func (p *pool) hold(name, key string, log *slog.Logger, open func() (*keeper, er
 	return &Handle{pool: p, live: l}, nil
 }
 
-// Set is the set. It changes with its source from Start on. A remote one is empty before that.
+// Set is the set. It changes with its source from Start on. A remote one, and a file that is to be made, is empty before that.
 func (h *Handle) Set() *secret.Set { return h.live.set }
 
 // Start begins to watch the source, if nobody has. A remote one is read now, and cannot be used if
-// that fails, unless it has been read before.
+// that fails, unless it has been read before; so is a file that is made now.
 func (h *Handle) Start(ctx context.Context) error {
 	k := h.live.keeper
-	if k.remote && len(k.set.Versions()) == 0 {
+	if k.made != "" && missing(k.made) {
+		if err := makeFile(k.made); err != nil {
+			return k.located(err)
+		}
+	}
+	if (k.remote || k.made != "") && len(k.set.Versions()) == 0 {
 		if err := k.read(ctx); err != nil {
 			return k.located(err)
 		}

@@ -27,6 +27,9 @@ const (
 type Source struct {
 	// File is the path of a file with the value; one trailing newline is not part of it.
 	File string `json:"file,omitempty"`
+	// Generate says that File is made at the first start, with 32 random bytes in hexadecimal and mode 0600,
+	// where there is none. Default: a file that is not there is an error.
+	Generate bool `json:"generate,omitempty"`
 	// Dir is the path of a directory in which each file that is not hidden is a version: its name is the
 	// label, and the last name in natural order is the newest (v2 before v10, 2026-09 before 2026-10). A
 	// secret that Kubernetes mounts is one.
@@ -71,6 +74,9 @@ func (s *Source) Validate() error {
 	case len(kinds) > 1:
 		return fmt.Errorf("give one source, not both %s and %s", kinds[0], kinds[1])
 	}
+	if s.Generate && s.File == "" {
+		return errors.New("generate is for a file, such as: secret NAME file PATH { generate }")
+	}
 	switch poll := s.Poll.Std(); {
 	case poll != 0 && (poll < minPoll || poll > maxPoll):
 		return fmt.Errorf("poll must be from 1s to 1m, not %s", poll)
@@ -106,6 +112,9 @@ func (s *Source) open() (k *keeper, err error) {
 	case s.File != "":
 		store := &fileStore{path: s.File, warn: k.warn}
 		k.fetch, k.places = store, store.places
+		if s.Generate {
+			k.made = s.File
+		}
 	case s.Dir != "":
 		store := &dirStore{path: s.Dir, warn: k.warn}
 		k.fetch, k.places = store, store.places

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -23,11 +24,14 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "token",
-		Usage: "mint --sub SUBJECT",
+		Usage: "mint --sub SUBJECT | --service NAME --scope SCOPES",
 		Short: "Makes access tokens",
 		Long: `
 Makes access tokens that are signed by the key in the data directory, which jwt_auth
 trusts where it names no keys of its own. The key is generated where there is none yet.
+--service makes the token of an app that calls the backends for its users, such as
+--service app --scope "jobs:write webhooks:write": its sub is service:app, which no user
+has, and it has the claim service.
 With --database it is the key in that PostgreSQL, whose password is read from PGPASSWORD.
 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way.
@@ -61,19 +65,27 @@ func tokenCommand(cmd *cobra.Command) {
 	var o options
 	var ttl string
 	c := identity.Claims{}
-	mint := &cobra.Command{Use: "mint --sub SUBJECT", Short: "Prints a new token and nothing else", RunE: run(&o, 0, func(cmd *cobra.Command, _ []string) error {
+	mint := &cobra.Command{Use: "mint --sub SUBJECT | --service NAME --scope SCOPES", Short: "Prints a new token and nothing else", RunE: run(&o, 0, func(cmd *cobra.Command, _ []string) error {
 		d, err := unit.ParseDuration(ttl)
 		if err != nil {
 			return command.Usage(fmt.Errorf("--ttl: %w", err))
 		}
-		if c.Subject == "" {
-			return command.Usage(errors.New("--sub is missing: name whom the token is for"))
+		switch {
+		case c.Service != "" && c.Subject != "":
+			return command.Usage(errors.New("give --sub for a user or --service for an app, not both"))
+		case c.Service != "" && c.Scope == "":
+			return command.Usage(errors.New("--scope is missing: name what the service may do, such as --scope jobs:write"))
+		case c.Service == "" && c.Subject == "":
+			return command.Usage(errors.New("--sub is missing: name whom the token is for, or the app with --service"))
+		case strings.HasPrefix(c.Subject, identity.ServicePrefix):
+			return command.Usage(fmt.Errorf("--sub %s would be taken for a service: name it with --service", c.Subject))
 		}
 		c.TTL = d.Std()
 		return mintToken(cmd.Context(), cmd.OutOrStdout(), o, c)
 	})}
 	f := mint.Flags()
-	f.StringVar(&c.Subject, "sub", "", "whom the token is for (required)")
+	f.StringVar(&c.Subject, "sub", "", "the user that the token is for")
+	f.StringVar(&c.Service, "service", "", "the app that the token is for, in place of a user; its sub is service:NAME")
 	f.StringVar(&c.Role, "role", "", "the claim role")
 	f.StringVar(&c.Scope, "scope", "", `the claim scope, such as "orders:read orders:write"`)
 	f.StringVar(&ttl, "ttl", "1h", "how long the token is valid")
