@@ -102,6 +102,9 @@ func TestCommandsFailWithASentenceAndACode(t *testing.T) {
 		want  string
 	}{
 		"no-subject":         {"", []string{"token", "mint"}, 2, "--sub is missing"},
+		"sub-and-service":    {"", []string{"token", "mint", "--sub", "a", "--service", "app", "--scope", "s"}, 2, "not both"},
+		"service-no-scope":   {"", []string{"token", "mint", "--service", "app"}, 2, "--scope is missing"},
+		"sub-of-a-service":   {"", []string{"token", "mint", "--sub", "service:app"}, 2, "--service"},
 		"bad-ttl":            {"", []string{"token", "mint", "--sub", "a", "--ttl", "soon"}, 2, "not a duration"},
 		"endless-ttl":        {"", []string{"token", "mint", "--sub", "a", "--ttl", "1000d"}, 1, "366d"},
 		"unknown-flag":       {"", []string{"token", "mint", "--password", "a"}, 2, "unknown flag"},
