@@ -96,6 +96,7 @@ func (r *crashRun) fill(from, to int) error {
 			return err
 		}
 		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Gatehouse-Rank", "service")
 		req.Header.Set("Idempotency-Key", strconv.Itoa(from)) // an answer may be lost although the jobs are in
 		resp, err := client.Do(req)
 		if err != nil {
@@ -124,7 +125,12 @@ func (r *crashRun) done() int {
 // counts are those of the queue, from any instance.
 func (r *crashRun) counts() (map[string]int, error) {
 	for _, port := range r.ports {
-		resp, err := http.Get("http://127.0.0.1:" + port + "/queues")
+		req, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:"+port+"/queues", nil)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Gatehouse-Rank", "service")
+		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			continue
 		}

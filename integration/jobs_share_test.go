@@ -68,9 +68,19 @@ func (r *shareRun) put(t *testing.T, key, word string, n int) {
 		for i := from; i < min(from+1000, n); i++ {
 			_, _ = fmt.Fprintf(&b, `,{"queue":"q",%s"payload":"%s %d"}`, key, word, i)
 		}
-		status, answer := call(t, http.MethodPost, "http://127.0.0.1:"+r.ports[from/1000%3]+"/jobs/batch", "", `{"jobs":[`+b.String()[1:]+`]}`)
-		if status != http.StatusAccepted {
-			t.Fatal(status, answer)
+		body := strings.NewReader(`{"jobs":[` + b.String()[1:] + `]}`)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:"+r.ports[from/1000%3]+"/jobs/batch", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Gatehouse-Rank", "service")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusAccepted {
+			t.Fatal(resp.Status)
 		}
 	}
 }
