@@ -131,7 +131,12 @@ func (s *Service) place(r *http.Request, orders []order) ([]inserted, error) {
 			}
 		}
 	}
-	if err := s.admit(ctx, orders); err != nil {
+	stored, err := s.db.Reserve(len(orders), payloadBytes(orders))
+	if err != nil {
+		return nil, err
+	}
+	defer stored()
+	if err = s.admit(ctx, orders); err != nil {
 		return nil, err
 	}
 	if len(orders) > 1 {
@@ -139,6 +144,13 @@ func (s *Service) place(r *http.Request, orders []order) ([]inserted, error) {
 	}
 	made, err := s.insert(ctx, orders[0])
 	return []inserted{made}, err
+}
+
+func payloadBytes(orders []order) (n int) {
+	for i := range orders {
+		n += len(orders[i].args.Body)
+	}
+	return n
 }
 
 func (s *Service) getJob(w http.ResponseWriter, r *http.Request) error {

@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/objects"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 // statTime bounds the question to the store whether the object is there.
@@ -31,11 +33,15 @@ func (s *Service) confirm(w http.ResponseWriter, r *http.Request) error {
 	if err := httpapi.DecodeJSON(w, r, maxBody, &in); err != nil {
 		return err
 	}
+	caller := s.caller(r)
+	if err := caller.Check(); err != nil {
+		return err
+	}
 	f, err := s.byKey(r.Context(), in.Key)
 	if err != nil {
 		return err
 	}
-	if !f.visibleTo(subject(r)) {
+	if !f.visibleTo(caller) {
 		return notFound()
 	}
 	if f.state == pending {
@@ -157,10 +163,24 @@ func (s *Service) enqueue(ctx context.Context, tx *sql.Tx, id, etag string) erro
 	return nil
 }
 
-// visibleTo says whether there is an upload and subject may see it: its owner, and anyone who knows
-// its name if it has none.
-func (f *file) visibleTo(subject string) bool {
-	return f != nil && f.state != deleted && (f.owner == "" || f.owner == subject)
+// visibleTo says whether there is an upload that the caller may see and change: its owner's, and to services
+// and operators everybody's.
+func (f *file) visibleTo(c service.Caller) bool {
+	return f != nil && f.state != deleted && c.MayUse(f.owner)
+}
+
+// admit says why the object of an upload may not be stored: each is stored once, while the upload waits for it.
+func (s *Service) admit(ctx context.Context, key string) error {
+	f, err := s.byKey(ctx, key)
+	switch {
+	case err != nil:
+		return err
+	case f == nil || f.state == deleted || f.state == expired || f.state == rejected:
+		return objects.Refused("The upload of this URL has ended. Ask for a new URL.")
+	case f.state != pending:
+		return fs.ErrExist
+	}
+	return nil
 }
 
 func notFound() error { return problem.New(problem.NotFound, "There is no such upload.") }

@@ -83,10 +83,14 @@ func (s *Service) remove(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// find is the upload of the path; one that the subject may not see is not found.
+// find is the upload of the path; one that the caller may not see is not found.
 func (s *Service) find(r *http.Request) (*file, error) {
+	caller := s.caller(r)
+	if err := caller.Check(); err != nil {
+		return nil, err
+	}
 	f, err := s.byID(r.Context(), r.PathValue("id"))
-	if err == nil && !f.visibleTo(subject(r)) {
+	if err == nil && !f.visibleTo(caller) {
 		err = notFound()
 	}
 	return f, err

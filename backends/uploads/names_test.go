@@ -110,12 +110,30 @@ func TestIsType(t *testing.T) {
 		{"text/plain", "", true},
 		{"text/plain", "grüße", true},
 		{"text/plain", "a\x00b", false},
-		{"text/csv", "a;\xff;b", false},
-		{"text/plain", "cut off \xc3", false}, // the file ends here, so nothing completes it
+		{"text/csv", "a;\xff;b", true},                  // Latin-1
+		{"text/plain", "gr\xfc\xdfe \x96 5 \x80", true}, // Windows-1252
+		{"text/plain", "ends in \xc3", true},            // as Latin-1: nothing completes it as UTF-8
+		{"text/plain", "\x7fELF\x02\x01\xff", false},
+		{"text/plain", "%PDF-1.7\n%\xe2\xe3", false},
+		{"text/plain", "\xff\xfeg\x00r\x00\xfc\x00", true},
+		{"text/plain", "\xfe\xff\x00g\x00r\x00\xfc", true},
+		{"text/plain", "\xff\xfeg\x00r", false}, // half a character
+		{"text/plain", "\xff\xfe\x00\x00a\x00\x00\x00", false},
+		{"text/plain", "g\x00r\x00\xfc\x00\r\x00\n\x00", true},
+		{"text/plain", "\x00g\x00r\x00\xfc", true},
+		{"text/plain", "\x01\x00\x02\x00", false},
+		{"text/plain", "\x89\x50\x00\x4e\x1a\x70", false},
+		{"text/plain", "\xff\xfe\x3d\xd8\x00\xde", true}, // a pair of surrogates
+		{"text/plain", "\xff\xfe\x3d\xd8a\x00", false},   // half of one
+		{"text/plain; charset=utf-16le", "\x00\x4e\x8c\x4e", true},
+		{"text/plain", "\x00\x4e\x8c\x4e", false}, // nothing says that it is Chinese
+		{"text/plain; charset=utf-8", "grüße", true},
+		{"image/svg+xml; charset=utf-8", "<svg/>", true},
 		{"text/plain", pad("x", 511) + "\xc3", true},
 		{"text/plain", pad("x", 509) + "\xf0\x9f\x98", true},
-		{"text/plain", pad("x", 511) + "\xff", false},
-		{"text/plain", pad("x", 511) + "\x80", false},
+		{"text/plain", pad("x", 511) + "\xff", true},
+		{"text/plain", pad("x", 511) + "\x80", true},
+		{"text/plain", "\xff\xfe" + pad("x\x00", 508) + "\x3d\xd8", true},
 		{"text/plain", pad("ü", 512), true},
 		{"application/octet-stream", "\x00\xff", true},
 		{"application/json", "not json", true},
@@ -136,4 +154,30 @@ func FuzzIsType(f *testing.F) {
 			t.Errorf("%q is text", file)
 		}
 	})
+}
+
+func TestContentType(t *testing.T) {
+	s := &Service{allow: normalTypes([]string{"text/plain", "image/png", "image/svg+xml", "application/json", "application/pdf"})}
+	for _, tt := range []struct{ declared, want string }{
+		{"text/plain", "text/plain"},
+		{" TEXT/Plain ", "text/plain"},
+		{"text/plain; charset=utf-8", "text/plain; charset=utf-8"},
+		{`text/plain;Charset="UTF-8"`, "text/plain; charset=utf-8"},
+		{"image/svg+xml;charset=utf-8", "image/svg+xml; charset=utf-8"},
+		{"application/json; charset=utf-8", "application/json; charset=utf-8"},
+		{"text/plain; charset=", ""},
+		{`text/plain; charset="a b"`, ""},
+		{"text/plain; charset=utf-8; format=flowed", ""},
+		{"text/plain; format=flowed", ""},
+		{"text/plain; charset=utf-8; charset=latin1", ""},
+		{"text/plain\r\nX: y", ""},
+		{"image/png; charset=utf-8", ""},
+		{"application/pdf; charset=utf-8", ""},
+		{"text/html; charset=utf-8", ""},
+		{"", ""},
+	} {
+		if got, ok := s.contentType(tt.declared); got != tt.want || ok != (tt.want != "") {
+			t.Errorf("%q: got %q, %v, want %q", tt.declared, got, ok, tt.want)
+		}
+	}
 }

@@ -1,12 +1,12 @@
 package uploads
 
 import (
+	"context"
 	"crypto/rand"
 	"database/sql"
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,14 +22,18 @@ const (
 	maxBody = 16 << 10
 	// maxOpen is how many uploads of one owner may be waiting for their bytes at once.
 	maxOpen = 50
-	// maxOpenAnonymous is the same for all clients without a subject together.
-	maxOpenAnonymous = 1000
+	// maxOpenApp is the same for those of the app, which have no owner.
+	maxOpenApp = 1000
+	// maxOwner is the longest name of an owner in bytes.
+	maxOwner = 512
 )
 
 type presignRequest struct {
 	Filename    string `json:"filename"`
 	ContentType string `json:"content_type"`
-	Size        int64  `json:"size"`
+	Size        *int64 `json:"size"`
+	// Owner is for whom a service or an operator asks. Default: for itself.
+	Owner string `json:"owner"`
 }
 
 // presigned tells the client what to send: method, url, exactly these headers and exactly size bytes.
@@ -52,10 +56,19 @@ func (s *Service) presign(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f, err := s.decide(in, subject(r), s.Now())
+	owner, err := ownerOf(in, s.caller(r))
 	if err != nil {
 		return err
 	}
+	f, err := s.decide(in, owner, s.Now())
+	if err != nil {
+		return err
+	}
+	stored, err := s.DB.Reserve(1, 0)
+	if err != nil {
+		return err
+	}
+	defer stored()
 	if err = s.DB.InTx(r.Context(), func(tx *sql.Tx) error {
 		if err := s.DB.LockInTx(r.Context(), tx, "uploads of "+f.owner); err != nil { // or two count the same
 			return err
@@ -66,6 +79,9 @@ func (s *Service) presign(w http.ResponseWriter, r *http.Request) error {
 		}
 		if n >= maxOpenOf(f.owner) {
 			return tooManyOpen(n, first.Sub(f.created))
+		}
+		if err = s.withinQuota(r.Context(), tx, f); err != nil {
+			return err
 		}
 		return insert(r.Context(), tx, f)
 	}); err != nil {
@@ -81,34 +97,68 @@ func (s *Service) presign(w http.ResponseWriter, r *http.Request) error {
 
 // decide checks what the client wants to upload and makes the row of it.
 func (s *Service) decide(in presignRequest, owner string, now time.Time) (*file, error) {
-	contentType := strings.ToLower(strings.TrimSpace(in.ContentType))
-	if !slices.Contains(s.allow, contentType) {
-		e := problem.New(problem.UnsupportedMediaType, "content_type must be one of the allowed media types, without parameters.")
+	contentType, ok := s.contentType(in.ContentType)
+	if !ok {
+		e := problem.New(problem.UnsupportedMediaType, "content_type must be one of the allowed media types, without parameters but the charset of a text.")
 		e.Extra = map[string]any{"allowed": s.allow}
 		return nil, e
 	}
-	if why := badFilename(in.Filename, contentType); why != "" {
+	media, _ := mediaType(contentType)
+	if why := badFilename(in.Filename, media); why != "" {
 		return nil, problem.New(problem.InvalidRequest, "filename %s.", why)
 	}
-	if in.Size <= 0 {
-		return nil, problem.New(problem.InvalidRequest, "size must be the number of bytes of the file, at least 1.")
+	if in.Size == nil || *in.Size < s.minSize {
+		return nil, problem.New(problem.InvalidRequest, "size must be the number of bytes of the file, at least %d.", s.minSize)
 	}
-	if in.Size > s.maxSize {
+	if *in.Size > s.maxSize {
 		e := problem.New(problem.ContentTooLarge, "The file must not be larger than %d bytes.", s.maxSize)
 		e.Extra = map[string]any{"max_size": s.maxSize}
 		return nil, e
 	}
 	return &file{
 		id: rand.Text(), owner: owner, key: newKey(owner, in.Filename, now), filename: in.Filename, contentType: contentType,
-		size: in.Size, state: pending, created: now, expires: now.Truncate(time.Second).Add(s.expires), // the URL counts in seconds
+		size: *in.Size, state: pending, created: now, expires: now.Truncate(time.Second).Add(s.expires), // the URL counts in seconds
 	}, nil
+}
+
+// ownerOf is whose the upload will be.
+func ownerOf(in presignRequest, c service.Caller) (string, error) {
+	if err := c.Check(); err != nil {
+		return "", err
+	}
+	switch {
+	case in.Owner == "" || in.Owner == c.Owner:
+		return c.Owner, nil
+	case !c.Any():
+		return "", problem.New(problem.Forbidden, "Only services and operators may upload for somebody else: leave owner out.")
+	case len(in.Owner) > maxOwner || strings.ContainsFunc(in.Owner, isHidden):
+		return "", problem.New(problem.InvalidRequest, "owner must have at most %d bytes and no control characters.", maxOwner)
+	}
+	return in.Owner, nil
 }
 
 func maxOpenOf(owner string) int {
 	if owner == "" {
-		return maxOpenAnonymous
+		return maxOpenApp
 	}
 	return maxOpen
+}
+
+// withinQuota says why the owner may not have the file as well.
+func (s *Service) withinQuota(ctx context.Context, tx *sql.Tx, f *file) error {
+	if s.quota == 0 || f.owner == "" {
+		return nil
+	}
+	used, err := bytesOf(ctx, tx, f.owner, f.created)
+	if err != nil {
+		return err
+	}
+	if used+f.size <= s.quota {
+		return nil
+	}
+	e := problem.New(problem.QuotaExceeded, "Your uploads have %d bytes of %d, so this file does not fit; delete some, which counts when their URLs have expired.", used, s.quota)
+	e.Extra = map[string]any{"quota": s.quota, "used": used}
+	return e
 }
 
 func tooManyOpen(n int, wait time.Duration) error {
@@ -117,10 +167,8 @@ func tooManyOpen(n int, wait time.Duration) error {
 	return e
 }
 
-// subject is who the gateway says the client is; empty for anonymous.
-func subject(r *http.Request) string {
-	return service.DecodeHeader(r.Header.Get(service.SubjectHeader))
-}
+// caller is who the gateway says the client is.
+func (s *Service) caller(r *http.Request) service.Caller { return s.authority.Caller(r, bucket) }
 
 // base is the scheme and host of presigned URLs: public_url, or those that the client has used now.
 // The signature covers the host, and the URL goes back to whoever sent it, so a false Host or

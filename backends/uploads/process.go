@@ -1,22 +1,16 @@
 package uploads
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/objects"
 )
-
-// sniffLen is how many of the first bytes are looked at.
-const sniffLen = 512
 
 // unreadable is the error of a job whose payload nobody can read; trying again would not help.
 type unreadable struct{ error }
@@ -85,42 +79,4 @@ func (s *Service) examine(ctx context.Context, f *file) (string, error) {
 		return typeMismatch, nil
 	}
 	return "", nil
-}
-
-// isType says whether a file of the type may begin with head. It asks for the type's signature at
-// the very beginning and does not search: what finds types in the middle takes HTML for PDF. A type
-// whose beginning is not known is taken as declared.
-func isType(contentType string, head []byte) bool {
-	switch contentType {
-	case "image/jpeg":
-		return bytes.HasPrefix(head, []byte("\xff\xd8\xff"))
-	case "image/png":
-		return bytes.HasPrefix(head, []byte("\x89PNG\r\n\x1a\n"))
-	case "image/gif":
-		return bytes.HasPrefix(head, []byte("GIF87a")) || bytes.HasPrefix(head, []byte("GIF89a"))
-	case "image/webp":
-		return len(head) >= 12 && string(head[:4]) == "RIFF" && string(head[8:12]) == "WEBP"
-	case "application/pdf":
-		return bytes.HasPrefix(head, []byte("%PDF-"))
-	}
-	if strings.HasPrefix(contentType, "text/") {
-		return isText(head)
-	}
-	return true
-}
-
-// isText says whether head is UTF-8 without NUL; its last character may be cut off.
-func isText(head []byte) bool {
-	if bytes.IndexByte(head, 0) >= 0 {
-		return false
-	}
-	if len(head) == sniffLen {
-		for cut := range utf8.UTFMax {
-			if end := head[len(head)-cut:]; len(end) > 0 && utf8.RuneStart(end[0]) && !utf8.FullRune(end) {
-				head = head[:len(head)-cut]
-				break
-			}
-		}
-	}
-	return utf8.Valid(head)
 }

@@ -83,15 +83,28 @@ func insert(ctx context.Context, tx *sql.Tx, f *file) error {
 	return nil
 }
 
-// openURLs counts the owner's uploads that may still be sent, and says when the first URL ends.
+// openURLs counts the owner's uploads that wait for their bytes, and those that were deleted while they did
+// and whose URLs have not expired. first is when the first URL ends.
 func openURLs(ctx context.Context, tx *sql.Tx, owner string, now time.Time) (n int, first time.Time, err error) {
 	var ms sql.NullInt64
-	err = tx.QueryRowContext(ctx, "SELECT count(*), min(expires_at) FROM uploads_files WHERE owner = $1 AND state = $2 AND expires_at > $3",
-		owner, pending, now.UnixMilli()).Scan(&n, &ms)
+	err = tx.QueryRowContext(ctx, `SELECT count(*), min(expires_at) FROM uploads_files
+		WHERE owner = $1 AND (state = $2 OR state = $3 AND etag = '') AND expires_at > $4`,
+		owner, pending, deleted, now.UnixMilli()).Scan(&n, &ms)
 	if err != nil {
 		return 0, time.Time{}, fmt.Errorf("counting uploads: %w", err)
 	}
 	return n, time.UnixMilli(ms.Int64), nil
+}
+
+// bytesOf adds up what counts against the owner's quota.
+func bytesOf(ctx context.Context, tx *sql.Tx, owner string, now time.Time) (n int64, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT coalesce(sum(size), 0) FROM uploads_files
+		WHERE owner = $1 AND (state IN ($2, $3, $4) OR expires_at > $5)`,
+		owner, pending, processing, ready, now.UnixMilli()).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("adding up uploads: %w", err)
+	}
+	return n, nil
 }
 
 // toProcessing pins the ETag of a pending upload. It is false if the upload is not pending any more.

@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -58,6 +57,15 @@ type Config struct {
 	// PublicURL is the scheme and host under which clients reach the presigned URLs, such as
 	// https://files.example.com. Default: those of the request that asks for the URL.
 	PublicURL string `json:"public_url,omitempty"`
+	// AllowEmpty lets files of zero bytes be uploaded, where their type does not begin with a signature as
+	// images and PDF do. Default: size must be at least 1.
+	AllowEmpty bool `json:"allow_empty,omitempty"`
+	// Quota is how many bytes the uploads of one owner may have together: those that wait for their bytes
+	// by the size that was declared, those that are stored, and the ended ones until their URLs expire. The
+	// app's own, which have no owner, are not bounded. Default: no bound.
+	Quota unit.Size `json:"quota,omitempty"`
+	// Authority says whose an upload is. The scope of services is uploads:write.
+	service.Authority
 }
 
 // Queue is what uploads needs of the job queue.
@@ -75,7 +83,7 @@ type Deps struct {
 	DB    *sqldb.DB
 	Store objects.Store
 	// Endpoint answers the presigned URLs of Store.
-	Endpoint http.Handler
+	Endpoint *objects.Endpoint
 	Queue    Queue
 	Log      *slog.Logger
 	// Now is the clock.
@@ -85,11 +93,15 @@ type Deps struct {
 // Service is the uploads backend.
 type Service struct {
 	Deps
-	allow   []string
-	maxSize int64
-	expires time.Duration
-	public  *url.URL // nil if clients reach the URLs where they asked for them
-	router  *httpapi.Router
+	allow     []string
+	maxSize   int64
+	minSize   int64
+	quota     int64 // 0 for no bound
+	expires   time.Duration
+	public    *url.URL // nil if clients reach the URLs where they asked for them
+	authority service.Authority
+	presigned http.Handler
+	router    *httpapi.Router
 }
 
 // Validate checks the settings; its errors say what to write instead.
@@ -102,8 +114,14 @@ func (c Config) Validate() error {
 	if c.MaxSize < 0 || c.MaxSize > largest {
 		return fmt.Errorf("max_size must be at most 5GiB, not %s", c.MaxSize)
 	}
+	if c.Quota < 0 {
+		return errors.New("quota must not be negative, leave it out for no bound")
+	}
 	if d := c.Expires.Std(); d != 0 && (d < time.Second || d > 7*24*time.Hour || d%time.Second != 0) {
 		return fmt.Errorf("expires must be from 1s to 7d in whole seconds, not %s", d)
+	}
+	if err := c.Authority.Validate(); err != nil {
+		return err
 	}
 	_, err := parsePublicURL(c.PublicURL)
 	return err
@@ -167,10 +185,17 @@ func New(c Config, d Deps) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{Deps: d, allow: normalTypes(c.Allow), maxSize: int64(c.MaxSize), expires: c.Expires.Or(defaultExpires), public: public}
+	s := &Service{
+		Deps: d, allow: normalTypes(c.Allow), maxSize: int64(c.MaxSize), minSize: 1, quota: int64(c.Quota),
+		expires: c.Expires.Or(defaultExpires), public: public, authority: c.Authority,
+	}
 	if s.maxSize == 0 {
 		s.maxSize = defaultMaxSize
 	}
+	if c.AllowEmpty {
+		s.minSize = 0
+	}
+	s.presigned = d.Endpoint.Admitting(s.admit)
 	s.router = httpapi.NewRouter(d.Log)
 	s.router.Handle(http.MethodPost, "/uploads/presign", s.presign)
 	s.router.Handle(http.MethodPost, "/uploads/confirm", s.confirm)
@@ -185,7 +210,7 @@ func New(c Config, d Deps) (*Service, error) {
 // and see the path as the client sent it, since the signature covers it.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, "/"+bucket+"/"+prefix) {
-		s.Endpoint.ServeHTTP(w, r)
+		s.presigned.ServeHTTP(w, r)
 		return
 	}
 	s.router.ServeHTTP(w, r)
@@ -201,35 +226,6 @@ func (s *Service) Check(ctx context.Context) error {
 		return fmt.Errorf("reading the uploads: %w", err)
 	}
 	return s.Store.Check(ctx)
-}
-
-func isMediaType(s string) bool {
-	kind, sub, ok := strings.Cut(s, "/")
-	return ok && isToken(kind) && isToken(sub)
-}
-
-// isToken says whether s is a name in a media type (RFC 6838 section 4.2).
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i] | 0x20
-		if (c < 'a' || c > 'z') && (s[i] < '0' || s[i] > '9') && (i == 0 || !strings.ContainsRune("!#$&-^_.+", rune(s[i]))) {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 127
-}
-
-func normalTypes(allow []string) []string {
-	if len(allow) == 0 {
-		return []string{"image/jpeg", "image/png", "image/webp", "application/pdf"}
-	}
-	types := make([]string, 0, len(allow))
-	for _, t := range allow {
-		if t = strings.ToLower(t); !slices.Contains(types, t) {
-			types = append(types, t)
-		}
-	}
-	return types
 }
 
 // Interface guards

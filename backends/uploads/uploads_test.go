@@ -17,6 +17,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/objects"
 	"github.com/gatehouse-proxy/gatehouse/backends/uploads"
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 const png = "\x89PNG\r\n\x1a\n"
@@ -218,35 +219,232 @@ func testDeletedWhileDeciding(t *testing.T, url string) {
 	}
 }
 
-func TestAnonymous(t *testing.T) { pgtest.Each(t, testAnonymous) }
+// TestOwners walks who may do what: the owner and who acts for all, nobody else, and nobody without a name.
+func TestOwners(t *testing.T) { pgtest.Each(t, testOwners) }
 
-func testAnonymous(t *testing.T, url string) {
+func testOwners(t *testing.T, url string) {
 	b := start(t, uploads.Config{}, nil, url)
-	tk := b.presign("", "a.png", 8)
-	b.put(tk, png)
-	if status, doc := b.confirm("ann", tk); status != http.StatusOK {
-		t.Errorf("another confirms what has no owner: %d %v", status, doc)
+	ask := func(h http.Header, method, path string, body string) int {
+		r, err := http.NewRequestWithContext(t.Context(), method, b.base+path, strings.NewReader(body))
+		noError(t, err)
+		r.Header = h.Clone()
+		status, _ := b.do(r)
+		return status
 	}
-	b.work(t)
-	if got := b.state("", tk); got != "ready" {
-		t.Errorf("state %s, want ready", got)
+	who := map[string]http.Header{
+		"nobody":   {},
+		"ann":      {service.SubjectHeader: {"ann"}},
+		"bob":      {service.SubjectHeader: {"bob"}},
+		"tenant":   {service.SubjectHeader: {"carl"}, service.OwnerHeader: {"ann"}},
+		"operator": {service.SubjectHeader: {"root"}, service.RoleHeader: {"admin"}},
+		"service":  {service.SubjectHeader: {"app"}, service.ScopeHeader: {"uploads:write"}},
+		"socket":   {service.RankHeader: {service.RankService}},
+		"scope":    {service.SubjectHeader: {"eve"}, service.ScopeHeader: {"jobs:write"}},
 	}
-	_, err := b.db.Write.ExecContext(t.Context(), `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 1000)
-		INSERT INTO uploads_files (id, owner, object_key, filename, content_type, size, state, created_at, expires_at, sweep_at)
-		SELECT 'id'||i, '', 'key'||i, 'a.png', 'image/png', 1, 'pending', 0, $1, $2 FROM n`, b.now().Add(time.Minute).UnixMilli(), b.now().Add(time.Hour).UnixMilli())
-	noError(t, err)
+	for _, tt := range []struct {
+		name                                string
+		show, confirm, presign, forAnn, del int
+	}{
+		{"nobody", 401, 401, 401, 401, 401},
+		{"bob", 404, 404, 201, 403, 404},
+		{"scope", 404, 404, 201, 403, 404},
+		{"ann", 200, 409, 201, 201, 204},
+		{"tenant", 200, 409, 201, 201, 204},
+		{"operator", 200, 409, 201, 201, 204},
+		{"service", 200, 409, 201, 201, 204},
+		{"socket", 200, 409, 201, 201, 204},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tk, h := b.presign("ann", "a.png", 8), who[tt.name]
+			for call, want := range map[string]int{"show": tt.show, "confirm": tt.confirm, "presign": tt.presign, "for-ann": tt.forAnn} {
+				got := map[string]func() int{
+					"show":    func() int { return ask(h, http.MethodGet, "/uploads/"+tk.ID, "") },
+					"confirm": func() int { return ask(h, http.MethodPost, "/uploads/confirm", `{"key":"`+tk.Key+`"}`) },
+					"presign": func() int {
+						return ask(h, http.MethodPost, "/uploads/presign", `{"filename":"a.png","content_type":"image/png","size":1}`)
+					},
+					"for-ann": func() int {
+						return ask(h, http.MethodPost, "/uploads/presign", `{"filename":"a.png","content_type":"image/png","size":1,"owner":"ann"}`)
+					},
+				}[call]()
+				if got != want {
+					t.Errorf("%s: got %d, want %d", call, got, want)
+				}
+			}
+			unknown := ask(h, http.MethodGet, "/uploads/unknown", "")
+			if want := map[int]int{401: 401}[tt.show]; want == 0 && unknown != 404 || want != 0 && unknown != want {
+				t.Errorf("an unknown one: %d", unknown)
+			}
+			if got := ask(h, http.MethodDelete, "/uploads/"+tk.ID, ""); got != tt.del {
+				t.Errorf("delete: got %d, want %d", got, tt.del)
+			}
+		})
+	}
+}
+
+// TestQuota walks what counts against the bytes of an owner.
+func TestQuota(t *testing.T) { pgtest.Each(t, testQuota) }
+
+func testQuota(t *testing.T, url string) {
+	b := start(t, uploads.Config{Quota: 100}, nil, url)
+	ask := func(who string, size int) int {
+		status, doc := b.call(who, http.MethodPost, "/uploads/presign", map[string]any{"filename": "a.png", "content_type": "image/png", "size": size})
+		if status == http.StatusTooManyRequests && doc["quota"] != 100.0 {
+			t.Errorf("the refusal does not tell the quota: %v", doc)
+		}
+		return status
+	}
+	want := func(when string, got, want int) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: got %d, want %d", when, got, want)
+		}
+	}
+	first := b.presign("ann", "a.png", 60)
+	want("more than is left", ask("ann", 41), 429)
+	want("another owner", ask("bob", 100), 201)
+	want("as much as is left", ask("ann", 40), 201)
+	status, _ := b.call("ann", http.MethodDelete, "/uploads/"+first.ID, nil)
+	want("delete", status, 204)
+	want("a deleted one counts", ask("ann", 1), 429)
+	want("its URL does nothing", b.put(first, png+strings.Repeat("x", 52)), 403)
+	b.at(6 * time.Minute)
+	want("until its URL has expired", ask("ann", 60), 201)
+	want("what waits counts further", ask("ann", 1), 429)
+	b.at(2 * time.Hour)
+	b.sweep(t)
+	want("what was never sent is forgotten", ask("ann", 100), 201)
+}
+
+// TestDeletedOnesCount shows that deleting what waits makes no place for more URLs.
+func TestDeletedOnesCount(t *testing.T) {
+	b := start(t, uploads.Config{}, nil)
+	for range 50 {
+		tk := b.presign("ann", "a.png", 8)
+		if status, _ := b.call("ann", http.MethodDelete, "/uploads/"+tk.ID, nil); status != http.StatusNoContent {
+			t.Fatalf("delete: %d", status)
+		}
+	}
 	in := map[string]any{"filename": "a.png", "content_type": "image/png", "size": 1}
-	if status, doc := b.call("", http.MethodPost, "/uploads/presign", in); status != http.StatusTooManyRequests || doc["retry-after"] != "60" {
-		t.Errorf("the 1001st anonymous upload: %d %v, want 429 for a minute", status, doc)
+	if status, doc := b.call("ann", http.MethodPost, "/uploads/presign", in); status != http.StatusTooManyRequests || doc["retry-after"] == "" {
+		t.Errorf("the 51st URL: %d %v, want 429 with Retry-After", status, doc)
 	}
+	b.at(6 * time.Minute)
 	b.presign("ann", "a.png", 1)
-	b.at(61 * time.Second)
-	b.presign("", "a.png", 1) // the URLs have expired, so they do not count any more
+}
+
+// TestURLOfAnEndedUpload puts bytes to the URLs of uploads in each state.
+func TestURLOfAnEndedUpload(t *testing.T) { pgtest.Each(t, testURLOfAnEndedUpload) }
+
+func testURLOfAnEndedUpload(t *testing.T, url string) {
+	b := start(t, uploads.Config{}, nil, url)
+	confirmed := func() ticket {
+		tk := b.presign("ann", "a.png", 8)
+		b.put(tk, png)
+		if status, doc := b.confirm("ann", tk); status != http.StatusOK {
+			t.Fatalf("confirm: %d %v", status, doc)
+		}
+		return tk
+	}
+	for _, tt := range []struct {
+		name string
+		make func() ticket
+		want int
+	}{
+		{"pending", func() ticket { return b.presign("ann", "a.png", 8) }, 200},
+		{"sent", func() ticket { tk := b.presign("ann", "a.png", 8); b.put(tk, png); return tk }, 412},
+		{"processing", confirmed, 412},
+		{"processing-and-lost", func() ticket {
+			tk := confirmed()
+			noError(t, b.disk.Delete(t.Context(), tk.Key))
+			return tk
+		}, 412},
+		{"ready", func() ticket { tk := confirmed(); b.work(t); return tk }, 412},
+		{"rejected", func() ticket {
+			tk := b.presign("ann", "a.png", 8)
+			b.put(tk, "not a png"[:8])
+			b.confirm("ann", tk)
+			b.work(t)
+			return tk
+		}, 403},
+		{"deleted", func() ticket {
+			tk := b.presign("ann", "a.png", 8)
+			b.call("ann", http.MethodDelete, "/uploads/"+tk.ID, nil)
+			return tk
+		}, 403},
+		{"deleted-when-ready", func() ticket {
+			tk := confirmed()
+			b.work(t)
+			b.call("ann", http.MethodDelete, "/uploads/"+tk.ID, nil)
+			return tk
+		}, 403},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tk := tt.make()
+			before := b.exists(tk)
+			if got := b.put(tk, png); got != tt.want {
+				t.Errorf("PUT: got %d, want %d", got, tt.want)
+			}
+			if after := b.exists(tk); after != (before || tt.want == 200) {
+				t.Errorf("the object is there: %v", after)
+			}
+		})
+	}
+}
+
+func TestEmptyFiles(t *testing.T) {
+	allow := []string{"text/plain", "image/png", "application/octet-stream"}
+	for name, tt := range map[string]struct {
+		config                uploads.Config
+		filename, contentType string
+		presign               int
+		state                 string
+	}{
+		"not-allowed": {uploads.Config{Allow: allow}, "a.txt", "text/plain", 400, ""},
+		"text":        {uploads.Config{Allow: allow, AllowEmpty: true}, "a.txt", "text/plain; charset=utf-8", 201, "ready"},
+		"bytes":       {uploads.Config{Allow: allow, AllowEmpty: true}, "a.bin", "application/octet-stream", 201, "ready"},
+		"image":       {uploads.Config{Allow: allow, AllowEmpty: true}, "a.png", "image/png", 201, "rejected"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, tt.config, nil)
+			status, doc := b.call("ann", http.MethodPost, "/uploads/presign", map[string]any{"filename": tt.filename, "content_type": tt.contentType, "size": 0})
+			if status != tt.presign {
+				t.Fatalf("presign: %d %v, want %d", status, doc, tt.presign)
+			}
+			if status != http.StatusCreated {
+				return
+			}
+			var tk ticket
+			raw, err := json.Marshal(doc)
+			noError(t, err)
+			noError(t, json.Unmarshal(raw, &tk))
+			if tk.Headers["Content-Type"] != tt.contentType {
+				t.Errorf("got the headers %v, want the type %s", tk.Headers, tt.contentType)
+			}
+			if status := b.put(tk, ""); status != http.StatusOK {
+				t.Fatalf("PUT: %d", status)
+			}
+			if status, doc := b.confirm("ann", tk); status != http.StatusOK {
+				t.Fatalf("confirm: %d %v", status, doc)
+			}
+			b.work(t)
+			if got := b.state("ann", tk); got != tt.state {
+				t.Errorf("state %s, want %s", got, tt.state)
+			}
+		})
+	}
+	t.Run("no-size", func(t *testing.T) {
+		b := start(t, uploads.Config{AllowEmpty: true}, nil)
+		if status, doc := b.call("ann", http.MethodPost, "/uploads/presign", map[string]any{"filename": "a.png", "content_type": "image/png"}); status != 400 {
+			t.Errorf("got %d %v, want 400", status, doc)
+		}
+	})
 }
 
 func TestPublicURL(t *testing.T) {
 	ask := func(h http.Handler, change func(r *http.Request)) (int, string) {
 		r := httptest.NewRequest(http.MethodPost, "http://gw.example/uploads/presign", strings.NewReader(`{"filename":"a.png","content_type":"image/png","size":1}`))
+		r.Header.Set(service.SubjectHeader, "ann")
 		change(r)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)

@@ -59,6 +59,11 @@ func (s *Service) createEvent(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	stored, err := s.db.Reserve(1, len(body))
+	if err != nil {
+		return err
+	}
+	defer stored()
 	var out accepted
 	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
 		out, err = s.publish(r.Context(), tx, in, body, now)

@@ -45,6 +45,11 @@ func (s *Service) Receive(ctx context.Context, e Received) (duplicate bool, err 
 	if err = s.CanReceive(e.Queue); err != nil {
 		return false, err
 	}
+	stored, err := s.db.Reserve(1, len(e.Body))
+	if err != nil {
+		return false, err
+	}
+	defer stored()
 	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
 		duplicate, err = s.receive(ctx, tx, e)
 		return err

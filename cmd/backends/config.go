@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/cache"
 	"github.com/gatehouse-proxy/gatehouse/backends/flags"
@@ -118,15 +116,7 @@ func routes(host *service.Host, wanted []string) (http.Handler, error) {
 	}
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
-		defer cancel()
-		for name, err := range host.Check(ctx) {
-			if err != nil {
-				problem.Write(w, r, service.Unavailable(name, err))
-				return
-			}
-		}
-		_, _ = w.Write([]byte("ok\n"))
+		host.Health(r.Context()).ServeHTTP(w, r)
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, problem.New(problem.NotFound, "No backend answers at this path."))

@@ -222,7 +222,7 @@ func (b *hosted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Check asks every open backend and the data directory for their health and returns the errors by
-// name, nil for a healthy one.
+// name, nil for a healthy one; StateOf tells those that are degraded from those that have failed.
 func (h *Host) Check(ctx context.Context) map[string]error {
 	h.mu.Lock()
 	services := make(map[string]Service, len(h.hosted))
@@ -230,7 +230,7 @@ func (h *Host) Check(ctx context.Context) map[string]error {
 		services[name] = b.service
 	}
 	h.mu.Unlock()
-	health := map[string]error{"data_dir": h.checkDir()}
+	health := map[string]error{"data_dir": h.checkDir(ctx)}
 	for name, s := range services {
 		health[name] = s.Check(ctx)
 	}

@@ -136,8 +136,9 @@ func (n *Node) release() error {
 }
 
 // checkDir says whether the data directory is still the one that was opened: a removed one goes on
-// taking rows into files that nobody will find again.
-func (n *Node) checkDir() error {
+// taking rows into files that nobody will find again. One that is almost full is degraded, and failed
+// when nothing can be written.
+func (n *Node) checkDir(ctx context.Context) error {
 	opened, err := n.mark.Stat()
 	if err != nil {
 		return fmt.Errorf("data_dir %s: %w", n.Dir, err)
@@ -149,7 +150,11 @@ func (n *Node) checkDir() error {
 	if !os.SameFile(opened, now) {
 		return fmt.Errorf("data_dir %s was replaced while it was in use, restart", n.Dir)
 	}
-	return nil
+	low, err := n.DB.Room(ctx)
+	if err == nil && low != "" {
+		err = Degraded(errors.New(low))
+	}
+	return err
 }
 
 // Memory is the state under key, made by create when it is not there yet. It survives changes of

@@ -226,6 +226,11 @@ func isBusyPostgres(err error) bool {
 	return dial || errors.Is(err, driver.ErrBadConn) || pgconn.SafeToRetry(err)
 }
 
+func isFullPostgres(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == "53100"
+}
+
 func isUniquePostgres(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && e.Code == "23505"

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -18,10 +19,16 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/volume"
 )
 
 // File is the database's name in the data directory.
 const File = "gatehouse.db"
+
+// walKept is the size to which the WAL is cut after a burst has made it larger. The file is written anew from
+// its beginning, so that it also is room that stays ours when the disk is full.
+const walKept = 8 << 20
 
 // DB is an open database. On SQLite Write has one connection: a caller that holds a transaction on it
 // must run every statement through that transaction, or it waits for itself. Read has several and
@@ -31,6 +38,7 @@ type DB struct {
 	Write *sql.DB
 	Read  *sql.DB
 
+	room     *room           // nil on PostgreSQL
 	postgres *pgxpool.Config // nil on SQLite
 	mu       sync.Mutex      // one migration at a time
 }
@@ -53,7 +61,11 @@ func Open(ctx context.Context, dir string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	return &DB{Write: write, Read: read}, nil
+	room, err := newRoom(dir)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the database %s: %w", path, err), read.Close(), write.Close())
+	}
+	return &DB{Write: write, Read: read, room: room}, nil
 }
 
 // private creates the file for its owner alone, and takes it from others where it is there: it holds
@@ -81,7 +93,8 @@ func private(path string) error {
 
 func open(path, mode string, conns int) (*sql.DB, error) {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
-		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&" + mode
+		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(" +
+		strconv.Itoa(walKept) + ")&" + mode
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("opening the database %s: %w", path, err)
@@ -150,12 +163,24 @@ func (db *DB) LockInTx(ctx context.Context, tx *sql.Tx, name string) error {
 }
 
 // IsBusy says whether err means that the database cannot do this now, but may later: another writer
-// holds it, the disk is full, it was too slow, or it cannot be reached.
+// holds it, the disk is full or does not work, it was too slow, or it cannot be reached.
 func IsBusy(err error) bool {
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
-		return e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_FULL
+		switch e.Code() & 0xff {
+		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN:
+			return true
+		}
+		return e.Code() == sqlite3.SQLITE_READONLY_DBMOVED
 	}
-	return errors.Is(err, context.DeadlineExceeded) || isBusyPostgres(err)
+	return errors.Is(err, context.DeadlineExceeded) || volume.IsFull(err) || isBusyPostgres(err)
+}
+
+// IsFull says whether err means that the disk of the database has no room. It is a case of IsBusy.
+func IsFull(err error) bool {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code()&0xff == sqlite3.SQLITE_FULL
+	}
+	return volume.IsFull(err) || isFullPostgres(err)
 }
 
 // IsAborted says whether err means that PostgreSQL gave up the transaction for the sake of another one,

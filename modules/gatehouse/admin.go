@@ -34,16 +34,16 @@ func (*healthAPI) Routes() []caddy.AdminRoute {
 		})}
 	}
 	return []caddy.AdminRoute{
-		route("/livez", func(w http.ResponseWriter, _ *http.Request) { writeLine(w, stateOK) }),
+		route("/livez", func(w http.ResponseWriter, _ *http.Request) { writeLine(w, string(service.OK)) }),
 		route("/startupz", func(w http.ResponseWriter, r *http.Request) {
 			if caddy.ActiveContext().Context == nil {
-				unready(notStarted).write(w, r)
+				unready(notStarted).ServeHTTP(w, r)
 				return
 			}
-			writeLine(w, stateOK)
+			writeLine(w, string(service.OK))
 		}),
 		route("/readyz", func(w http.ResponseWriter, r *http.Request) {
-			readiness(caddy.ActiveContext(), caddy.Exiting(), r).write(w, r)
+			readiness(caddy.ActiveContext(), caddy.Exiting(), r).ServeHTTP(w, r)
 		}),
 	}
 }
@@ -55,7 +55,7 @@ const (
 
 // readiness is the health of the active configuration. One that does not use the app has nothing that
 // could fail here.
-func readiness(active caddy.Context, exiting bool, r *http.Request) health {
+func readiness(active caddy.Context, exiting bool, r *http.Request) service.Health {
 	switch {
 	case exiting:
 		return unready(stopping)
@@ -64,7 +64,7 @@ func readiness(active caddy.Context, exiting bool, r *http.Request) health {
 	}
 	app, err := active.AppIfConfigured("gatehouse")
 	if err != nil {
-		return health{Status: stateOK, Checks: []part{}}
+		return service.Health{Status: service.OK, Checks: []service.Part{}}
 	}
 	return app.(*App).health(r.Context())
 }

@@ -52,7 +52,7 @@ func TestProfileCommandErrors(t *testing.T) {
 func TestExiting(t *testing.T) {
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodGet, "/readyz", nil)
-	readiness(new(App).ctx, true, r).write(w, r)
+	readiness(new(App).ctx, true, r).ServeHTTP(w, r)
 	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), stopping) {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}

@@ -27,6 +27,9 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
+// fullRetry is the Retry-After while a disk is full: somebody or a sweep has to make room.
+const fullRetry = 10 * time.Second
+
 // Handler answers a request or returns why it could not. An error that is not of package problem
 // becomes a 500 with a fixed sentence and is logged.
 type Handler func(w http.ResponseWriter, r *http.Request) error
@@ -91,6 +94,9 @@ func (rt *Router) dispatch(w http.ResponseWriter, r *http.Request, methods map[s
 // with how many there were. Those with 503, which may be many, are counted apart.
 func (rt *Router) Fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := problem.From(err)
+	if e.Code == problem.Internal && sqldb.IsFull(err) {
+		e = &problem.Error{Code: problem.Unavailable, Detail: "There is no room to store this right now.", RetryAfter: fullRetry, Cause: err}
+	}
 	if e.Code == problem.Internal && sqldb.IsBusy(err) {
 		e = &problem.Error{Code: problem.Unavailable, Detail: "The database cannot take this right now.", RetryAfter: time.Second, Cause: err}
 	}

@@ -16,15 +16,17 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/internal/volume"
 )
 
 // floor is the space that uploads leave free on the disk, since the database lives there as well.
 const floor = 64 << 20
-
-// errNoRoom says that an upload would leave less free space than the floor.
-var errNoRoom = errors.New("there is too little free space on the disk")
 
 // Disk is a Store in a directory. An object is one file: its content, then a JSON trailer with what
 // is known of it. The file is written under tmp/, synced, and only then linked to its name under
@@ -36,15 +38,24 @@ type Disk struct {
 	root   string
 	bucket string
 	keys   Keys
-	floor  uint64
+	volume *volume.Volume
+	floor  int64
+	// short is the size of an upload that was refused for want of room, 0 if none was since one of its
+	// size would have found room.
+	short  atomic.Int64
+	flight flight
 }
 
 // OpenDisk opens the directory, creating it with mode 0700 if it is not there, and deletes what
 // unfinished uploads left. Its URLs are base + "/" + bucket + "/" + key.
 func OpenDisk(root, bucket string, keys Keys) (*Disk, error) {
-	d := &Disk{root: root, bucket: bucket, keys: keys, floor: floor}
+	d := &Disk{root: root, bucket: bucket, keys: keys, floor: floor, flight: flight{puts: map[string][]*landing{}}}
 	if err := d.makeDirs(); err != nil {
 		return nil, fmt.Errorf("creating the object store: %w", err)
+	}
+	var err error
+	if d.volume, err = volume.Of(root); err != nil {
+		return nil, fmt.Errorf("opening the object store: %w", err)
 	}
 	left, err := os.ReadDir(d.tmp())
 	if err != nil {
@@ -137,6 +148,7 @@ func (d *Disk) Open(_ context.Context, key, etag string) (io.ReadCloser, error) 
 
 // Delete implements Store.
 func (d *Disk) Delete(_ context.Context, key string) error {
+	d.flight.end(key)
 	path := d.path(key)
 	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -159,19 +171,26 @@ func (d *Disk) Check(context.Context) error {
 			return fmt.Errorf("the object store %s is not writable: %w", dir, err)
 		}
 	}
-	return d.room(0)
+	room, err := d.volume.Room()
+	if err != nil {
+		return err
+	}
+	short := d.short.Load()
+	if room >= d.floor+short {
+		d.short.CompareAndSwap(short, 0)
+		return nil
+	}
+	return service.Degraded(fmt.Errorf("files are full: %s are free for more and %s have to stay, so new files are refused",
+		unit.Size(room), unit.Size(d.floor)))
 }
 
-// room says whether size more bytes leave the floor free.
-func (d *Disk) room(size int64) error {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(d.root, &st); err != nil {
-		return fmt.Errorf("asking for free space: %w", err)
+// reserve takes room for an upload, of which the floor stays free.
+func (d *Disk) reserve(size int64) (*volume.Reservation, error) {
+	r, err := d.volume.Reserve(size+maxTrailer, d.floor)
+	if errors.Is(err, volume.ErrFull) {
+		d.short.Store(size + maxTrailer)
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < d.floor+uint64(size) {
-		return errNoRoom
-	}
-	return nil
+	return r, err
 }
 
 // bodyError is a failure of the sender, not of the disk.
@@ -179,23 +198,48 @@ type bodyError struct{ error }
 
 func (e bodyError) Unwrap() error { return e.error }
 
-// put stores exactly size bytes of body and returns their ETag. With create, an object that is
-// there stays as it is and the error is fs.ErrExist, also for all but one of several at once.
-func (d *Disk) put(key, contentType string, size int64, body io.Reader, create bool) (etag string, err error) {
-	if err = d.room(size); err != nil {
+// incoming is an object on its way to the disk.
+type incoming struct {
+	key, contentType string
+	size             int64
+	// body has exactly size bytes, if its sender keeps to what was signed.
+	body io.Reader
+	// stop makes a read of body that waits end soon. It may be called at any time.
+	stop func()
+	// create leaves an object as it is that is there: the error is fs.ErrExist, also for all but one of
+	// several at once.
+	create bool
+	// admit says why the object may not be stored, before any of it is read.
+	admit func() error
+}
+
+// put stores the object and returns its ETag. It reserves the room for all of it first.
+func (d *Disk) put(in incoming) (etag string, err error) {
+	turn := d.flight.begin(in.key, in.stop)
+	defer d.flight.leave(in.key, turn)
+	if err = in.admit(); err != nil {
 		return "", err
 	}
+	room, err := d.reserve(in.size)
+	if err != nil {
+		return "", err
+	}
+	defer room.Release()
 	f, err := os.CreateTemp(d.tmp(), "put-*") // mode 0600
 	if err != nil {
 		return "", fmt.Errorf("creating an object: %w", err)
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
-	etag, err = writeObject(f, key, contentType, size, body)
-	if err = errors.Join(err, f.Close()); err != nil {
+	etag, err = writeObject(f, in, room)
+	err = errors.Join(err, f.Close())
+	if over := turn.over(); over != nil {
+		return "", over
+	}
+	if err != nil {
 		return "", err
 	}
-	path := d.path(key)
-	if create {
+	path := d.path(in.key)
+	if in.create {
 		err = os.Link(f.Name(), path)
 	} else {
 		err = os.Rename(f.Name(), path)
@@ -205,6 +249,9 @@ func (d *Disk) put(key, contentType string, size int64, body io.Reader, create b
 	}
 	if err != nil {
 		return "", fmt.Errorf("naming an object: %w", err)
+	}
+	if turn.deleted() { // perhaps before it had its name
+		return "", errors.Join(errDeleted, os.Remove(path))
 	}
 	return etag, nil
 }
@@ -223,21 +270,22 @@ const (
 	maxTrailer = 16 << 10
 )
 
-func writeObject(f *os.File, key, contentType string, size int64, body io.Reader) (etag string, err error) {
+func writeObject(f *os.File, in incoming, room *volume.Reservation) (etag string, err error) {
 	hash := sha256.New()
 	buf := make([]byte, 128<<10)
-	for left := size; left > 0; {
-		n, readErr := body.Read(buf[:min(int64(len(buf)), left)])
+	for left := in.size; left > 0; {
+		n, readErr := in.body.Read(buf[:min(int64(len(buf)), left)])
 		if _, err = f.Write(buf[:n]); err != nil {
 			return "", fmt.Errorf("writing an object: %w", err)
 		}
+		room.Written(int64(n))
 		_, _ = hash.Write(buf[:n])
 		if left -= int64(n); left > 0 && readErr != nil {
 			return "", bodyError{readErr}
 		}
 	}
 	etag = `"` + hex.EncodeToString(hash.Sum(nil)) + `"`
-	end, err := json.Marshal(trailer{Key: key, ContentType: contentType, ETag: etag})
+	end, err := json.Marshal(trailer{Key: in.key, ContentType: in.contentType, ETag: etag})
 	if err != nil {
 		return "", fmt.Errorf("encoding an object's trailer: %w", err)
 	}

@@ -1,6 +1,7 @@
 package objects
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -8,8 +9,13 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"syscall"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
+	"github.com/gatehouse-proxy/gatehouse/internal/volume"
 )
 
 const (
@@ -22,24 +28,42 @@ const (
 	maxPut = 5 << 30
 	// maxType is the longest Content-Type that is stored.
 	maxType = 255
-	// idle is how long an upload may stand still.
+	// idle is how long an upload may take for the next pace bytes: it holds room on the disk meanwhile.
 	idle = 30 * time.Second
+	pace = 64 << 10
 )
 
 // Endpoint answers S3's protocol for one bucket on a Disk: presigned PUT, GET and HEAD of an object
 // in path style, /bucket/key, and nothing else. It must see path, query and Host as the client sent
 // them, because the signature covers them.
 type Endpoint struct {
-	disk *Disk
-	log  *slog.Logger
-	now  func() time.Time
-	idle time.Duration
+	disk  *Disk
+	log   *slog.Logger
+	now   func() time.Time
+	idle  time.Duration
+	admit func(ctx context.Context, key string) error
+	// full is of answers for want of room, failed of our other failures.
+	full, failed *rate.Sometimes
 }
 
 // Endpoint is the HTTP side of the store. log takes what goes wrong on our side.
 func (d *Disk) Endpoint(log *slog.Logger, now func() time.Time) *Endpoint {
-	return &Endpoint{disk: d, log: log, now: now, idle: idle}
+	admit := func(context.Context, string) error { return nil }
+	return &Endpoint{disk: d, log: log, now: now, idle: idle, admit: admit, full: sometimes(), failed: sometimes()}
 }
+
+// Admitting returns the endpoint that asks admit before it takes an object with a good signature. An
+// error of type *Error is answered as it is.
+func (s *Endpoint) Admitting(admit func(ctx context.Context, key string) error) *Endpoint {
+	e := *s
+	e.admit = admit
+	return &e
+}
+
+func sometimes() *rate.Sometimes { return &rate.Sometimes{First: 5, Interval: time.Second} }
+
+// Refused is the error of an object that may not be stored, with the reason as a sentence.
+func Refused(why string) error { return denied(why) }
 
 // ServeHTTP answers one S3 request.
 func (s *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -142,8 +166,11 @@ func (s *Endpoint) put(w http.ResponseWriter, r *http.Request, key string) error
 			return err
 		}
 	}
-	body := &patient{body: r.Body, conn: http.NewResponseController(w), idle: s.idle}
-	etag, err := s.disk.put(key, contentType, r.ContentLength, body, create)
+	body := &patient{body: r.Body, conn: http.NewResponseController(w), idle: s.idle, got: pace}
+	etag, err := s.disk.put(incoming{
+		key: key, contentType: contentType, size: r.ContentLength, body: body, stop: body.stop, create: create,
+		admit: func() error { return s.admit(r.Context(), key) },
+	})
 	if err != nil {
 		return err // the deadline stays: the server must not wait for the rest of the body either
 	}
@@ -153,16 +180,34 @@ func (s *Endpoint) put(w http.ResponseWriter, r *http.Request, key string) error
 	return nil
 }
 
-// patient reads a body and gives up when the sender is still for too long.
+// patient reads a body and gives up when the sender is too slow, or when it is stopped.
 type patient struct {
-	body io.Reader
-	conn *http.ResponseController
-	idle time.Duration
+	body    io.Reader
+	conn    *http.ResponseController
+	idle    time.Duration
+	got     int // bytes since the deadline was set; it begins with a pace
+	stopped atomic.Bool
 }
 
+var errStopped = errors.New("the upload was stopped")
+
 func (p *patient) Read(b []byte) (int, error) {
-	_ = p.conn.SetReadDeadline(time.Now().Add(p.idle)) // not every connection has one
-	return p.body.Read(b)
+	if p.got >= pace {
+		p.got = 0
+		_ = p.conn.SetReadDeadline(time.Now().Add(p.idle)) // not every connection has one
+	}
+	if p.stopped.Load() { // looked at after the deadline was set, as stop sets them the other way round
+		return 0, errStopped
+	}
+	n, err := p.body.Read(b)
+	p.got += n
+	return n, err
+}
+
+// stop makes a read that waits end, and those after it.
+func (p *patient) stop() {
+	p.stopped.Store(true)
+	_ = p.conn.SetReadDeadline(time.Unix(1, 0))
 }
 
 func (p *patient) done() { _ = p.conn.SetReadDeadline(time.Time{}) }
@@ -192,8 +237,13 @@ func first(query url.Values, name, def string) string {
 // fail answers with the error that S3 has for err.
 func (s *Endpoint) fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := toError(err)
-	if e.Status == http.StatusInternalServerError || e.Status == http.StatusInsufficientStorage {
-		s.log.ErrorContext(r.Context(), "object request failed", "method", r.Method, "error", err)
+	switch {
+	case e.Status == http.StatusInsufficientStorage:
+		s.full.Do(func() {
+			s.log.WarnContext(r.Context(), "an upload was refused for want of room", "size", r.ContentLength, "error", err)
+		})
+	case e.Status >= http.StatusInternalServerError && e.Status != http.StatusNotImplemented:
+		s.failed.Do(func() { s.log.ErrorContext(r.Context(), "object request failed", "method", r.Method, "error", err) })
 	}
 	e.write(w, r)
 }
@@ -213,8 +263,11 @@ func toError(err error) *Error {
 		return &Error{http.StatusNotFound, "NoSuchKey", "The specified key does not exist."}
 	case errors.Is(err, fs.ErrExist):
 		return &Error{http.StatusPreconditionFailed, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold: the object is already there."}
-	case errors.Is(err, errNoRoom), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case volume.IsFull(err):
 		return &Error{http.StatusInsufficientStorage, "InsufficientStorage", "There is no room to store this."}
+	}
+	if sqldb.IsBusy(err) {
+		return &Error{http.StatusServiceUnavailable, "ServiceUnavailable", "Please reduce your request rate and try again."}
 	}
 	return &Error{http.StatusInternalServerError, "InternalError", "We encountered an internal error. Please try again."}
 }

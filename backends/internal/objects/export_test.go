@@ -6,4 +6,4 @@ import "time"
 func (s *Endpoint) SetIdle(d time.Duration) { s.idle = d }
 
 // SetFloor sets the space that uploads leave free.
-func (d *Disk) SetFloor(n uint64) { d.floor = n }
+func (d *Disk) SetFloor(n int64) { d.floor = n }
