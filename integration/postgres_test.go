@@ -45,6 +45,7 @@ func TestInstancesShareOnePostgres(t *testing.T) {
 		return e
 	}
 	one, two := instance(), instance()
+	token := one.gatehouse(t, "", "token", "mint", "--sub", "ann", "--database", server.URL)
 
 	t.Run("users-and-keys", func(t *testing.T) {
 		one.gatehouse(t, "correct horse battery\n", "users", "add", "ada@example.com", "--database", server.URL)
@@ -95,8 +96,8 @@ func TestInstancesShareOnePostgres(t *testing.T) {
 		}
 	})
 	t.Run("uploads", func(t *testing.T) {
-		id, _ := uploadText(t, one, "", "shared")
-		if status, body := call(t, "GET", two.base+"/uploads/"+id, "", ""); status != http.StatusOK || field(t, body, "state") != "ready" {
+		id, _ := uploadText(t, one, token, "shared")
+		if status, body := call(t, "GET", two.base+"/uploads/"+id, token, ""); status != http.StatusOK || field(t, body, "state") != "ready" {
 			t.Errorf("the upload at the other instance: %d %s", status, body)
 		}
 	})
@@ -129,7 +130,7 @@ func TestInstancesShareOnePostgres(t *testing.T) {
 		server.Kill()
 		for _, path := range []string{"/locks/shared", "/deliveries", "/cache/shared", "/uploads/none"} {
 			begun := time.Now()
-			status, body := call(t, "GET", one.base+path, "", "")
+			status, body := call(t, "GET", one.base+path, token, "")
 			if status != http.StatusServiceUnavailable || !strings.Contains(body, "unavailable") {
 				t.Errorf("%s without the database: %d %s, want 503", path, status, body)
 			}

@@ -84,6 +84,11 @@ func (st *State) fits(it *item) bool {
 // A fill gives allowed, which is asked last of all; if it says no, nothing is written. A client's own
 // value has none, and what is being fetched for the key meanwhile will not replace it.
 func (st *State) save(key string, it *item, allowed func() bool) (saved, isNew bool, err error) {
+	stored, err := st.db.Reserve(1, len(it.value))
+	if err != nil {
+		return false, false, err
+	}
+	defer stored()
 	u := URL{Path: key}
 	err = st.write(func(ctx context.Context, tx *sql.Tx) (err error) {
 		if saved = allowed == nil || allowed(); !saved {

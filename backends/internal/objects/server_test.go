@@ -2,6 +2,7 @@ package objects_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/xml"
 	"io"
 	"log/slog"
@@ -24,13 +25,19 @@ type server struct {
 	root     string
 	base     *url.URL
 	ahead    atomic.Int64
+	admit    atomic.Pointer[error] // what the endpoint is told of the next objects
 }
 
 func start(t testing.TB) *server {
 	t.Helper()
 	s := &server{root: filepath.Join(t.TempDir(), "objects")}
 	s.Disk = open(t, s.root)
-	s.endpoint = s.Endpoint(slog.New(slog.DiscardHandler), s.now)
+	s.endpoint = s.Endpoint(slog.New(slog.DiscardHandler), s.now).Admitting(func(context.Context, string) error {
+		if err := s.admit.Load(); err != nil {
+			return *err
+		}
+		return nil
+	})
 	web := httptest.NewServer(s.endpoint)
 	t.Cleanup(web.Close)
 	s.base = mustURL(t, web.URL)

@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/volume"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/traffic"
 )
 
@@ -23,6 +24,8 @@ const (
 	// stamp is sortable and has no colon, which some file systems refuse.
 	stamp = "20060102T150405.000Z"
 	rows  = 30
+	// floor is the free space that captures leave on the disk, where the database and the uploads are.
+	floor = 64 << 20
 )
 
 // render makes the files of a capture, and names the function at the top.
@@ -70,6 +73,11 @@ func save(dir string, keep int, began time.Time, files map[string][]byte) (path 
 	if err = os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
+	room, err := reserve(dir, files)
+	if err != nil {
+		return "", err
+	}
+	defer room.Release()
 	left, err := filepath.Glob(filepath.Join(dir, unfinished+"*")) // by a process that ended meanwhile: one writes at a time
 	if err != nil {
 		return "", err
@@ -92,6 +100,19 @@ func save(dir string, keep int, began time.Time, files map[string][]byte) (path 
 		return "", err
 	}
 	return target, prune(dir, keep)
+}
+
+// reserve takes room for the files.
+func reserve(dir string, files map[string][]byte) (*volume.Reservation, error) {
+	disk, err := volume.Of(dir)
+	if err != nil {
+		return nil, err
+	}
+	size := int64(0)
+	for _, b := range files {
+		size += int64(len(b))
+	}
+	return disk.Reserve(size, floor)
 }
 
 // prune removes the oldest captures beyond keep.
