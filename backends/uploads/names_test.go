@@ -125,8 +125,8 @@ func TestIsType(t *testing.T) {
 		{"text/plain", "\x89\x50\x00\x4e\x1a\x70", false},
 		{"text/plain", "\xff\xfe\x3d\xd8\x00\xde", true}, // a pair of surrogates
 		{"text/plain", "\xff\xfe\x3d\xd8a\x00", false},   // half of one
-		{"text/plain; charset=utf-16le", "\x00\x4e\x8c\x4e", true},
-		{"text/plain", "\x00\x4e\x8c\x4e", false}, // nothing says that it is Chinese
+		{"text/plain; charset=utf-16le", "\x00\x4e\x8c\x4e\x09\x4e", true},
+		{"text/plain", "\x00\x4e\x8c\x4e\x09\x4e", false}, // nothing says that it is Chinese
 		{"text/plain; charset=utf-8", "grüße", true},
 		{"image/svg+xml; charset=utf-8", "<svg/>", true},
 		{"text/plain", pad("x", 511) + "\xc3", true},

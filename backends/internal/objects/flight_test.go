@@ -28,6 +28,19 @@ type begun struct {
 // begin sends the head of a PUT and ten bytes of its body, and waits until they are on the disk.
 func (s *server) begin(t *testing.T, key string, size int) *begun {
 	t.Helper()
+	before := s.unfinished(t)
+	b := s.send(t, key, size)
+	for deadline := time.Now().Add(10 * time.Second); s.unfinished(t) <= before; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the upload has not begun")
+		}
+	}
+	return b
+}
+
+// send is begin without the wait.
+func (s *server) send(t *testing.T, key string, size int) *begun {
+	t.Helper()
 	u, headers := s.PresignPut(s.now(), s.base, key, objects.PutSpec{ContentType: "text/plain", Size: int64(size)}, time.Minute)
 	target := mustURL(t, u)
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", target.Host)
@@ -40,14 +53,8 @@ func (s *server) begin(t *testing.T, key string, size int) *begun {
 	for name, v := range headers {
 		_, _ = fmt.Fprintf(&head, "%s: %s\r\n", name, v)
 	}
-	before := s.unfinished(t)
 	if _, err = io.WriteString(conn, head.String()+"\r\n"+strings.Repeat("x", 10)); err != nil {
 		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); s.unfinished(t) <= before; <-time.After(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the upload has not begun")
-		}
 	}
 	return &begun{t, conn, size - 10}
 }
@@ -133,7 +140,7 @@ func TestNewerUploadEndsTheOneBefore(t *testing.T) {
 	s := start(t)
 	old := s.begin(t, "objects/a", 1000)
 	other := s.begin(t, "objects/b", 1000)
-	if resp := s.begin(t, "objects/a", 1000).finish(); resp.StatusCode != http.StatusOK {
+	if resp := s.send(t, "objects/a", 1000).finish(); resp.StatusCode != http.StatusOK {
 		t.Errorf("the newer one: %d", resp.StatusCode)
 	}
 	wantError(t, old.answer(), http.StatusPreconditionFailed, "PreconditionFailed")
