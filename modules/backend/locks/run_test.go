@@ -46,6 +46,7 @@ func newGateway(t *testing.T) *gateway {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
+		r.Header.Set(service.RankHeader, service.RankService)
 		h.Service("locks").ServeHTTP(w, r)
 	}))
 	t.Cleanup(func() {
