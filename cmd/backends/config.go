@@ -19,6 +19,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/webhooks"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
 // target is one backend: its settings and the paths it answers.
@@ -46,6 +47,9 @@ type config struct {
 	// reach them, and the gateway must delete what clients send under these names.
 	Listen string `json:"listen,omitempty"`
 	service.Settings
+	// BodyMemory bounds the bytes of all bodies of requests that are held at the same time, such as
+	// "128MiB". Default: an eighth of the memory limit of the process, at least 64 MiB.
+	BodyMemory unit.Size `json:"body_memory,omitempty"`
 	// Backends are the settings of each backend, by name; the same as in the gateway's JSON.
 	Backends map[string]json.RawMessage `json:"backends,omitempty"`
 }

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/body"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
@@ -61,6 +62,7 @@ func run(args []string) error {
 // serve opens the backends, answers until SIGINT or SIGTERM, and drains.
 func serve(cfg config, wanted []string) error {
 	service.TuneGC()
+	body.SetMax(int64(cfg.BodyMemory))
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -14,6 +14,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/drain"
 )
 
 // Code names one kind of failure. It never changes once released: clients match on the type it maps to.
@@ -31,6 +33,7 @@ const (
 	Forbidden            Code = "forbidden"
 	NotFound             Code = "not-found"
 	MethodNotAllowed     Code = "method-not-allowed"
+	RequestTimeout       Code = "request-timeout"
 	Conflict             Code = "conflict"
 	LockHeld             Code = "lock-held"
 	LeaseLost            Code = "lease-lost"
@@ -75,6 +78,7 @@ var table = map[Code]entry{
 	Forbidden:            {http.StatusForbidden, ours + "forbidden", "This is not allowed"},
 	NotFound:             {http.StatusNotFound, ours + "not-found", "Nothing is here"},
 	MethodNotAllowed:     {http.StatusMethodNotAllowed, ours + "method-not-allowed", "The method is not allowed here"},
+	RequestTimeout:       {http.StatusRequestTimeout, ours + "request-timeout", "The request took too long to arrive"},
 	Conflict:             {http.StatusConflict, ours + "conflict", "The request conflicts with the current state"},
 	LockHeld:             {http.StatusConflict, ours + "lock-held", "The lock is held by another owner"},
 	LeaseLost:            {http.StatusConflict, ours + "lease-lost", "The lease of the job is over"},
@@ -97,7 +101,7 @@ var table = map[Code]entry{
 
 // byStatus is the code that a bare status stands for, for errors that are not ours.
 var byStatus = map[int]Code{
-	400: InvalidRequest, 401: InvalidCredentials, 403: Forbidden, 404: NotFound, 405: MethodNotAllowed, 409: Conflict,
+	400: InvalidRequest, 401: InvalidCredentials, 403: Forbidden, 404: NotFound, 405: MethodNotAllowed, 408: RequestTimeout, 409: Conflict,
 	410: Gone, 412: PreconditionFailed, 413: ContentTooLarge, 415: UnsupportedMediaType, 422: Unprocessable,
 	429: QuotaExceeded, 499: ClientClosedRequest, 500: Internal, 502: UpstreamFailed, 503: Unavailable,
 	504: UpstreamTimeout, 507: InsufficientStorage,
@@ -227,8 +231,20 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 	WriteStatus(w, r, e, e.Code.Status())
 }
 
-// WriteStatus renders e under a status that something else decided. It sets no header of e's but the media type.
+// WriteStatus renders e under a status that something else decided. It sets no header of e's but the media
+// type. A client that is still sending its body can read the answer; one that speaks gRPC gets 200 with the
+// grpc-status that status stands for.
 func WriteStatus(w http.ResponseWriter, r *http.Request, e *Error, status int) {
+	drain.Answer(w, r, func() {
+		if IsGRPC(r.Header.Get("Content-Type")) {
+			writeGRPC(w, r, e, status)
+			return
+		}
+		writeDocument(w, r, e, status)
+	})
+}
+
+func writeDocument(w http.ResponseWriter, r *http.Request, e *Error, status int) {
 	body, err := json.Marshal(e.Document(status, RequestID(r.Context())))
 	if err != nil { // an Extra that JSON cannot hold: the document without it
 		body, _ = json.Marshal((&Error{Code: e.Code, Detail: e.Detail}).Document(status, "")) //nolint:errchkjson // strings and a number always encode

@@ -117,6 +117,13 @@ func (s *Scheme) Verify(now time.Time, h http.Header, body []byte, tolerance tim
 	return Verified{ID: c.id, At: c.at}, nil
 }
 
+// Check returns the error that Verify would return for the headers alone, whatever the body and the keys
+// are: a signature that is missing or malformed. It is nil where only the body can tell.
+func (s *Scheme) Check(h http.Header) error {
+	_, err := s.read(h)
+	return err
+}
+
 func (s *Scheme) genuine(c *claim, body []byte, keys []Key) bool {
 	lead := s.lead(c)
 	ok := false

@@ -57,9 +57,9 @@ func (x *exchange) judge(status int) Outcome {
 	switch {
 	case status == statusClientClosed, x.body.Broken():
 		return Ignored
-	case status >= 400 && refuse.Written(x.r):
+	case refuse.Written(x.r):
 		return Ignored
-	case x.h.failures.include(status), x.tooSlow():
+	case x.h.failures.include(status), grpcFailed(x.Header()), x.tooSlow():
 		return Failure
 	}
 	return Success
@@ -99,6 +99,9 @@ func (x *exchange) report(o Outcome) {
 func (x *exchange) finish(err error) {
 	switch {
 	case x.reported:
+		if x.outcome == Success && err == nil && !x.lost && grpcFailed(x.Header()) {
+			x.broken()
+		}
 	case err != nil:
 		o, status := x.h.judgeError(x, err)
 		x.err = status
@@ -114,6 +117,11 @@ func (x *exchange) abort() {
 		x.report(Ignored)
 		return
 	}
+	x.broken()
+}
+
+// broken tells the circuit that an answer which began well did not end so.
+func (x *exchange) broken() {
 	x.outcome = Failure
 	x.h.zone.meters.broken.Inc()
 	x.h.changed(x.h.zone.breaker.Broken(x.now(), x.ticket))

@@ -124,7 +124,8 @@ func (c *Circuit) changed(change Change) {
 
 // Handler passes requests to the next handlers, and stops doing so when too many of them fail.
 //
-// Failures are answers with the statuses of Failures, errors and timeouts of the way to the app, answers
+// Failures are answers with the statuses of Failures, those of gRPC with the status UNKNOWN, DEADLINE_EXCEEDED,
+// INTERNAL or UNAVAILABLE in their header or trailers, errors and timeouts of the way to the app, answers
 // that break off, and with Slow those that take too long. No failures are other statuses, requests whose
 // client has left or has not sent its body, and what a directive of the gateway has refused. An answer
 // counts when its header arrives.

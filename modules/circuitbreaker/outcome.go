@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,6 +53,25 @@ func parseFailures(words []string) (f failures, err error) {
 // unreachable says whether a status that the gateway gives by itself means that the app did not answer.
 func unreachable(status int) bool {
 	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout
+}
+
+// grpcFailures are the statuses of gRPC that mean that the app has failed: UNKNOWN, DEADLINE_EXCEEDED,
+// INTERNAL and UNAVAILABLE.
+var grpcFailures = []string{"2", "4", "13", "14"}
+
+// grpcFailed says whether an answer of gRPC says that the app has failed, which it does in its trailers, or
+// in the header of an answer that is nothing else. HTTP's status is 200 then.
+func grpcFailed(h http.Header) bool {
+	contentType := h["Content-Type"]
+	if len(contentType) == 0 || !problem.IsGRPC(contentType[0]) {
+		return false
+	}
+	for _, name := range []string{"Grpc-Status", http.TrailerPrefix + "Grpc-Status"} {
+		if values := h[name]; len(values) > 0 {
+			return slices.Contains(grpcFailures, values[0])
+		}
+	}
+	return false
 }
 
 // repeatable says whether a request may be sent again: it changes nothing by being sent twice, and

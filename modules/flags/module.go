@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/flags"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/once"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
 
@@ -30,7 +31,8 @@ type switches interface {
 type MatchFlag struct {
 	// Name is the flag's key. Required.
 	Name string `json:"name"`
-	// By is the user; placeholders are expanded per request, those without a value to nothing. The
+	// By is the user; placeholders are expanded per request, those without a value to nothing. A request
+	// with a header field, query parameter or cookie of it more than once is answered 400. The
 	// empty user gets a flag only at 100 percent. Default: `{http.auth.user.id}`.
 	By string `json:"by,omitempty"`
 
@@ -54,6 +56,9 @@ func (m *MatchFlag) MatchWithError(r *http.Request) (bool, error) {
 	if err != nil {
 		return false, caddyhttp.HandlerError{StatusCode: problem.From(err).Code.Status(), Err: err}
 	}
+	if err = once.Check(r, m.user.onces); err != nil {
+		return false, caddyhttp.HandlerError{StatusCode: problem.From(err).Code.Status(), Err: err}
+	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	return f.On(m.Name, m.user.of(repl)), nil
 }
@@ -73,7 +78,8 @@ func (m *MatchFlag) MatchWithError(r *http.Request) (bool, error) {
 type Split struct {
 	// Name is the flag's key. Required.
 	Name string `json:"name"`
-	// By is the user; placeholders are expanded per request, those without a value to nothing. The
+	// By is the user; placeholders are expanded per request, those without a value to nothing. A request
+	// with a header field, query parameter or cookie of it more than once is answered 400. The
 	// empty user gets the variant `on` only at 100 percent. Default: `{http.auth.user.id}`.
 	By string `json:"by,omitempty"`
 	// OnRaw answers users for whom the flag is on, OffRaw all others. A Caddyfile makes a
@@ -119,6 +125,9 @@ func (s *Split) Validate() error { return checkName("split", s.Name) }
 func (s *Split) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	f, err := s.ref.Get(r.Context())
 	if err != nil {
+		return s.refuse.Error(w, r, err)
+	}
+	if err = once.Check(r, s.user.onces); err != nil {
 		return s.refuse.Error(w, r, err)
 	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)

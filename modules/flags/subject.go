@@ -1,6 +1,10 @@
 package flags
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/once"
+)
 
 // identity is the placeholder of the authenticated user.
 const identity = "{http.auth.user.id}"
@@ -16,6 +20,7 @@ type values interface {
 type subject struct {
 	placeholder string // without its braces; empty for any other template
 	template    string
+	onces       []once.Part // what a request must not have twice
 }
 
 // compileSubject compiles a template; an empty one is {http.auth.user.id}.
@@ -26,9 +31,9 @@ func compileSubject(template string) subject {
 	inner, opens := strings.CutPrefix(template, "{")
 	inner, closes := strings.CutSuffix(inner, "}")
 	if opens && closes && inner != "" && !strings.ContainsAny(inner, `{}\:`) {
-		return subject{placeholder: inner}
+		return subject{placeholder: inner, onces: once.In(template)}
 	}
-	return subject{template: template}
+	return subject{template: template, onces: once.In(template)}
 }
 
 // of is the subject of one request; placeholders without a value are empty.

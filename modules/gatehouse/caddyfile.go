@@ -47,6 +47,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 //	gatehouse {
 //		data_dir PATH                    # default ./data
 //		region   NAME
+//		body_memory SIZE                 # for all bodies of requests that are held at once; default 1/8 of the memory limit, at least 64MiB
 //		secret   NAME file PATH {        # the value, of which one trailing newline is no part, or {"versions":[...]}
 //			overlap 24h              # how long a replaced value goes on verifying; default 0
 //			poll    30s              # 1s to 1m; files are watched besides
@@ -101,6 +102,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return dispense.Block(d, "gatehouse",
 		dispense.Option{Name: "data_dir", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &a.DataDir) }},
 		dispense.Option{Name: "region", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &a.Region) }},
+		dispense.Option{Name: "body_memory", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &a.BodyMemory) }},
 		dispense.Option{Name: "secret", Repeats: true, Parse: a.parseSecret},
 		dispense.Option{Name: "backend", Repeats: true, Parse: a.parseBackend},
 		dispense.Option{Name: "profile", Parse: a.parseProfile},

@@ -19,8 +19,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap/exp/zapslog"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/body"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/capture"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/event"
@@ -40,6 +42,10 @@ type App struct {
 	// BackendsRaw are the settings of the bundled backends, by name. A backend that is used but not
 	// named here has its defaults.
 	BackendsRaw caddy.ModuleMap `json:"backends,omitempty" caddy:"namespace=gatehouse.backends"`
+	// BodyMemory bounds the bytes of all bodies of requests that the gateway and its backends hold at the
+	// same time; a request that finds it used up is answered 503. Bodies that are passed on to an app are
+	// not held. Default: an eighth of the memory limit of the process, at least 64 MiB.
+	BodyMemory unit.Size `json:"body_memory,omitempty"`
 	// Profile says when an overload is captured under data_dir/profiles. Default: on.
 	Profile *capture.Config `json:"profile,omitempty"`
 
@@ -166,6 +172,7 @@ func (a *App) add(name string, module any) error {
 // Start opens the data directory and the backends that this configuration uses.
 func (a *App) Start() error {
 	service.TuneGC()
+	body.SetMax(int64(a.BodyMemory))
 	pooled, running, err := hosts.LoadOrNew(a.key, func() (caddy.Destructor, error) {
 		logs := &logTarget{open: []*App{a}}
 		h, err := service.NewHost(context.Background(), a.Settings, slog.New(logHandler{target: logs}), a.opener)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -47,6 +48,7 @@ func (*Quota) CaddyModule() caddy.ModuleInfo {
 //		zone      NAME                          # counters shared by all of this name; default: numbered
 //		policy    NAME N/DURATION [burst B] [sliding]   # may be repeated; a request must fit into all of them
 //		by        TEMPLATE                      # default {client_ip}; quota: {http.auth.user.id}
+//		ipv6      /64|/56|/48                   # how many bits of an IPv6 address are one client, default /64
 //		plan_by   TEMPLATE                      # whose value names the plan of a request
 //		plan      NAME POLICY N/DURATION [burst B] [sliding]   # may be repeated
 //		cost      N|{PLACEHOLDER}               # default 1
@@ -80,6 +82,7 @@ func (e *Engine) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		dispense.Option{Name: "zone", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &e.Zone) }},
 		dispense.Option{Name: "policy", Repeats: true, Parse: e.parsePolicy},
 		dispense.Option{Name: "by", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &e.By) }},
+		dispense.Option{Name: "ipv6", Parse: e.parseIPv6},
 		dispense.Option{Name: "plan_by", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &e.PlanBy) }},
 		dispense.Option{Name: "plan", Repeats: true, Parse: e.parsePlan},
 		dispense.Option{Name: "cost", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &e.Cost) }},
@@ -117,6 +120,18 @@ func (e *Engine) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (e *Engine) compileGiven() error {
 	trial := &Engine{By: cmp.Or(e.By, "{client_ip}"), PlanBy: e.PlanBy, Cost: e.Cost, Refund: e.Refund, InFlight: e.InFlight}
 	return trial.compile()
+}
+
+func (e *Engine) parseIPv6(d *caddyfile.Dispenser) (err error) {
+	var s string
+	if err = dispense.String(d, &s); err != nil {
+		return err
+	}
+	bits, ok := strings.CutPrefix(s, "/")
+	if e.IPv6Prefix, err = strconv.Atoi(bits); err != nil || !ok || !slices.Contains(prefixes, e.IPv6Prefix) {
+		return d.Errf("ipv6: %q must be one of /48, /56 and /64", s)
+	}
+	return nil
 }
 
 func (e *Engine) parsePolicy(d *caddyfile.Dispenser) error {

@@ -225,7 +225,7 @@ func (e *Engine) subjectOf(values []string) (subject, bool) {
 		return s, false
 	}
 	for i, v := range values {
-		s.add(v, e.parts[i].address)
+		s.add(v, e.parts[i].address, e.groups)
 	}
 	return s, true
 }

@@ -63,9 +63,18 @@ func compile(option, template string) ([]part, error) {
 	return parts, nil
 }
 
+// grouping is how many bits of an IPv6 address stand for one client: 64, 56 or 48.
+type grouping int
+
+// prefixes are those that networks are given out by.
+var prefixes = []int{48, 56, 64}
+
+// defaultGrouping is what a provider gives a single network.
+const defaultGrouping grouping = 64
+
 // network is the part of an IP address that stands for one client: all of an IPv4 address, in
-// whichever notation, and the /64 of an IPv6 address. It is not valid for what is no address.
-func network(value string) netip.Addr {
+// whichever notation, and the first bits of an IPv6 address. It is not valid for what is no address.
+func (g grouping) network(value string) netip.Addr {
 	ip, err := netip.ParseAddr(value)
 	if err != nil {
 		return netip.Addr{}
@@ -74,14 +83,14 @@ func network(value string) netip.Addr {
 		return ip
 	}
 	b := ip.As16()
-	clear(b[8:])
+	clear(b[g/8:])
 	return netip.AddrFrom16(b)
 }
 
 // add adds the value of one placeholder.
-func (s *subject) add(value string, address bool) {
+func (s *subject) add(value string, address bool, g grouping) {
 	if address && !s.network.IsValid() {
-		if s.network = network(value); s.network.IsValid() {
+		if s.network = g.network(value); s.network.IsValid() {
 			s.at = s.n
 			return
 		}

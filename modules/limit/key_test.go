@@ -63,7 +63,7 @@ func FuzzParseTemplate(f *testing.F) {
 func subjectFor(anonymous bool, address bool, values ...string) *subject {
 	s := &subject{anonymous: anonymous}
 	for _, v := range values {
-		s.add(v, address)
+		s.add(v, address, defaultGrouping)
 	}
 	return s
 }
@@ -146,7 +146,7 @@ func TestTextHidesCredentialsAndForgesNothing(t *testing.T) {
 			}
 			var s subject
 			for i, v := range test.values {
-				s.add(v, parts[i].address)
+				s.add(v, parts[i].address, defaultGrouping)
 			}
 			if got := s.text(parts); got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)

@@ -5,12 +5,14 @@
 package limit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +26,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/event"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/once"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/shared"
@@ -51,10 +54,14 @@ type Engine struct {
 	// Policies are the rates to keep, at most 8; at least one, unless InFlight is set.
 	Policies []policy.Policy `json:"policies,omitempty"`
 	// By is the template of the key that is counted, with at most 8 placeholders. {http.vars.client_ip}
-	// stands for the client's network: IPv6 addresses are grouped by /64. If any placeholder is empty,
+	// stands for the client's network: IPv6 addresses are grouped by IPv6Prefix. A request that has a
+	// header field, query parameter or cookie of the key more than once is answered 400. If any placeholder is empty,
 	// as the identity of an anonymous client is, the request is counted by the client's network, apart
 	// from all other keys. Default: {http.vars.client_ip} for limit, {http.auth.user.id} for quota.
 	By string `json:"by,omitempty"`
+	// IPv6Prefix is how many bits of an IPv6 address make the network of a client: 64, 56 or 48, as
+	// providers give out whole networks. Default 0: 64.
+	IPv6Prefix int `json:"ipv6_prefix,omitempty"`
 	// PlanBy is a template whose value names the plan of a request. One that is not among the plans has
 	// the rates of Policies.
 	PlanBy string `json:"plan_by,omitempty"`
@@ -113,6 +120,8 @@ type Engine struct {
 	planBy    []part
 	flightBy  []part // nil for the key of the rates
 	costBy    *part
+	onces     []once.Part // what a request must not have twice
+	groups    grouping
 	cost      int64
 	refund    outcomes
 	settles   bool // there is something to do when the response is known
@@ -222,7 +231,10 @@ func (e *Engine) compile() (err error) {
 			return err
 		}
 	}
+	e.groups = cmp.Or(grouping(e.IPv6Prefix), defaultGrouping)
+	e.onces = slices.Concat(once.In(e.By), once.In(e.PlanBy), once.In(e.Cost))
 	if e.InFlight != nil {
+		e.onces = append(e.onces, once.In(e.InFlight.By)...)
 		e.own = &policy.Policy{Name: "in_flight", Quota: e.InFlight.Most}
 		if e.InFlight.By != "" {
 			if e.flightBy, err = compile("in_flight", e.InFlight.By); err != nil {

@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/drain"
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/clientbody"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/once"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/traffic"
 	"github.com/gatehouse-proxy/gatehouse/modules/limit/policy"
@@ -29,9 +31,12 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 			return next.ServeHTTP(w, r)
 		}
 	}
+	if err := once.Check(r, e.onces); err != nil {
+		return e.refuse.Error(w, r, err)
+	}
 	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	a := ask{now: e.now(), cost: e.costOf(r, repl)}
-	identify(&a.subject, e.parts, r, repl)
+	identify(&a.subject, e.parts, e.groups, r, repl)
 	a.key = a.subject.local()
 	plans, err := e.currentPlans(a.now)
 	if err != nil {
@@ -81,7 +86,7 @@ func (e *Engine) enter(w http.ResponseWriter, r *http.Request, repl *caddy.Repla
 	a.flight = a.key
 	if e.flightBy != nil {
 		var s subject
-		identify(&s, e.flightBy, r, repl)
+		identify(&s, e.flightBy, e.groups, r, repl)
 		a.flight = s.local()
 	}
 	most := e.InFlight.Most
@@ -201,9 +206,10 @@ func (e *Engine) annotate(h http.Header, r *http.Request, a *ask) {
 	}
 }
 
-// reject answers 429, in place where the site has no error route.
+// reject answers 429, in place and without a detour where the site has no error route and the client has
+// nothing more to send.
 func (e *Engine) reject(w http.ResponseWriter, r *http.Request, refused *refusal) error {
-	if !e.refuse.InPlace(r) {
+	if !e.refuse.InPlace(r) || drain.Needed(r) || problem.IsGRPC(r.Header.Get("Content-Type")) {
 		return e.refuse.Error(w, r, refused.problem())
 	}
 	refused.write(w, r.Method == http.MethodHead, refuse.Instance(r))
@@ -211,17 +217,17 @@ func (e *Engine) reject(w http.ResponseWriter, r *http.Request, refused *refusal
 }
 
 // identify finds whom the request is counted for.
-func identify(s *subject, parts []part, r *http.Request, repl *caddy.Replacer) {
+func identify(s *subject, parts []part, g grouping, r *http.Request, repl *caddy.Replacer) {
 	for i := range parts {
 		p := &parts[i]
 		value := p.value(r, repl)
 		if value == "" {
 			*s = subject{anonymous: true}
 			ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-			s.add(ip, true)
+			s.add(ip, true, g)
 			return
 		}
-		s.add(value, p.address)
+		s.add(value, p.address, g)
 	}
 }
 
@@ -232,10 +238,7 @@ func (p *part) value(r *http.Request, repl *caddy.Replacer) string {
 		ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 		return ip
 	case p.header != "":
-		if values := r.Header[p.header]; len(values) == 1 {
-			return values[0]
-		}
-		return strings.Join(r.Header[p.header], ",")
+		return r.Header.Get(p.header) // the only one: several are refused
 	case repl == nil:
 		return ""
 	}

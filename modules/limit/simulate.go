@@ -133,7 +133,7 @@ func simulate(log io.Reader, policies []policy.Policy, by string, n int) (*Simul
 			continue
 		}
 		text, address := value(&e)
-		if ip := network(text); address && ip.IsValid() {
+		if ip := defaultGrouping.network(text); address && ip.IsValid() {
 			text = ip.String()
 		}
 		text = printable(text)

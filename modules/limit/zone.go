@@ -151,7 +151,7 @@ func (e *Engine) differs(other *Engine) string {
 		name string
 		a, b any
 	}{
-		{"rate", e.Policies, other.Policies}, {"by", e.By, other.By}, {"plan", e.Plans, other.Plans}, {"in_flight", e.InFlight, other.InFlight},
+		{"rate", e.Policies, other.Policies}, {"by", e.By, other.By}, {"ipv6", e.IPv6Prefix, other.IPv6Prefix}, {"plan", e.Plans, other.Plans}, {"in_flight", e.InFlight, other.InFlight},
 		{"memory", e.Memory, other.Memory}, {"count", e.Count, other.Count},
 	} {
 		a, errA := json.Marshal(option.a)
@@ -195,6 +195,8 @@ func (e *Engine) check() error {
 		}
 	}
 	switch {
+	case e.IPv6Prefix != 0 && !slices.Contains(prefixes, e.IPv6Prefix):
+		return fmt.Errorf("ipv6: /%d must be one of /48, /56 and /64", e.IPv6Prefix)
 	case e.Warn < 0 || e.Warn > 1:
 		return errors.New("warn: the share must be from 0% to 100%")
 	case e.Jitter < 0 || e.Jitter > 1:

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/webhooks"
+	"github.com/gatehouse-proxy/gatehouse/internal/body"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
@@ -148,24 +149,27 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if r.Method != http.MethodPost {
 		return h.refuse.Error(w, r, notPost())
 	}
-	body, err := readBody(w, r, h.maxBody)
+	if err := h.scheme.Check(r.Header); err != nil { // before anything is read for a stranger
+		return h.refuse.Error(w, r, forged(err))
+	}
+	content, err := body.Read(w, r, h.maxBody)
 	if err != nil {
 		return h.refuse.Error(w, r, err)
 	}
-	event, err := verify(h.scheme, time.Now(), r.Header, body, h.tolerance, h.keys)
+	event, err := verify(h.scheme, time.Now(), r.Header, content, h.tolerance, h.keys)
 	if err != nil {
 		return h.refuse.Error(w, r, forged(err))
 	}
-	id := h.find.id(event.ID, r.Header, body)
+	id := h.find.id(event.ID, r.Header, content)
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.webhook_verify.id", id)
 		repl.Set("http.webhook_verify.scheme", h.scheme.Name)
 	}
 	if h.Ingest == "" {
-		restore(r, body)
+		restore(r, content)
 		return next.ServeHTTP(w, r)
 	}
-	duplicate, err := h.ingest(r, id, body)
+	duplicate, err := h.ingest(r, id, content)
 	if err != nil {
 		return h.refuse.Error(w, r, err)
 	}

@@ -15,25 +15,6 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
 )
 
-// readBody reads the whole body as it came, at most limit bytes.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	if r.ContentLength > limit {
-		return nil, tooLarge(limit)
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if err == nil {
-		return body, nil
-	}
-	if e, ok := errors.AsType[*http.MaxBytesError](err); ok { // this cap, or a smaller one of request_body
-		return nil, tooLarge(e.Limit)
-	}
-	return nil, problem.New(problem.InvalidRequest, "The body could not be read to its end.").Because(err)
-}
-
-func tooLarge(limit int64) error {
-	return problem.New(problem.ContentTooLarge, "The body must not be larger than %d bytes.", limit)
-}
-
 // restore makes the bytes that were verified the request's body.
 func restore(r *http.Request, body []byte) {
 	r.Body = io.NopCloser(bytes.NewReader(body))

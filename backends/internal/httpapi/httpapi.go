@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/body"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
@@ -161,19 +162,13 @@ func printable(s string) string {
 	}, s)
 }
 
-// ReadBody reads the whole body, at most limit bytes; a larger one is content-too-large.
+// ReadBody reads the whole body, at most limit bytes; a larger one is content-too-large, one with a
+// Content-Encoding unsupported-media-type. The other errors are those of body.Read.
 func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	if r.ContentLength > limit {
-		return nil, problem.New(problem.ContentTooLarge, "The body must not be larger than %d bytes.", limit)
-	}
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if err == nil {
-		return b, nil
-	}
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+	if err := body.CheckEncoding(r); err != nil {
 		return nil, err
 	}
-	return nil, problem.New(problem.InvalidRequest, "The body could not be read to its end.").Because(err)
+	return body.Read(w, r, limit)
 }
 
 // DecodeJSON reads the body as exactly one JSON object into v, at most limit bytes. A wrong media

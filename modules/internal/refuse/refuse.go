@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/drain"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
@@ -38,8 +39,11 @@ func (f *Refuser) Error(w http.ResponseWriter, r *http.Request, err error) error
 		f.often.Do(func() { f.log.Error("request failed", zap.Int("status", status), zap.Error(e)) })
 		trace.SpanFromContext(r.Context()).SetStatus(codes.Error, string(e.Code))
 	}
-	if hasErrorRoute(r) {
+	if route := errorRoute(r); route != nil {
 		e.SetHeader(w.Header())
+		if drain.Needed(r) && !rendersProblems(route.Handlers) {
+			drain.Before(w, r) // what answers knows nothing of clients that are still sending
+		}
 		return caddyhttp.HandlerError{StatusCode: status, Err: e}
 	}
 	caddyhttp.SetVar(r.Context(), writtenVar, true)
@@ -58,7 +62,7 @@ func Written(r *http.Request) bool {
 
 // InPlace says that Error would write the problem in place, so that a handler which has the document
 // ready may do so itself.
-func (f *Refuser) InPlace(r *http.Request) bool { return !hasErrorRoute(r) }
+func (f *Refuser) InPlace(r *http.Request) bool { return errorRoute(r) == nil }
 
 // Instance is what a problem of the request names as its instance.
 func Instance(r *http.Request) string {
@@ -70,16 +74,30 @@ func Instance(r *http.Request) string {
 	return problem.RequestID(r.Context())
 }
 
-// hasErrorRoute says whether an error of this request has somewhere to go: the error routes are those
-// of all sites on the server, told apart by their matchers.
-func hasErrorRoute(r *http.Request) bool {
+// errorRoute is where an error of this request goes, nil for nowhere: the error routes are those of all
+// sites on the server, told apart by their matchers.
+func errorRoute(r *http.Request) *caddyhttp.Route {
 	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || srv.Errors == nil {
-		return false
+		return nil
 	}
-	return slices.ContainsFunc(srv.Errors.Routes, func(route caddyhttp.Route) bool {
-		matches, err := route.MatcherSets.AnyMatchWithError(r)
-		return matches || err != nil
+	for i := range srv.Errors.Routes {
+		route := &srv.Errors.Routes[i]
+		if matches, err := route.MatcherSets.AnyMatchWithError(r); matches || err != nil {
+			return route
+		}
+	}
+	return nil
+}
+
+// rendersProblems says whether the directive problem is among the handlers of an error route.
+func rendersProblems(handlers []caddyhttp.MiddlewareHandler) bool {
+	return slices.ContainsFunc(handlers, func(h caddyhttp.MiddlewareHandler) bool {
+		if sub, ok := h.(*caddyhttp.Subroute); ok {
+			return slices.ContainsFunc(sub.Routes, func(route caddyhttp.Route) bool { return rendersProblems(route.Handlers) })
+		}
+		m, ok := h.(caddy.Module)
+		return ok && m.CaddyModule().ID == "http.handlers.problem"
 	})
 }
 
