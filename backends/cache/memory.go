@@ -13,8 +13,8 @@ import (
 const overhead = 300
 
 // URL names an object in memory: the parts of a response's URL, or the key of a value as Path with
-// everything else empty.
-type URL struct{ Scheme, Host, Path, Query string }
+// everything else empty. Scope keeps what different sites and routes have at the same URL apart.
+type URL struct{ Scope, Scheme, Host, Path, Query string }
 
 // Object is what memory holds. It must not change once it is stored.
 type Object interface {

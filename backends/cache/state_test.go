@@ -328,7 +328,7 @@ func TestObjects(t *testing.T) { pgtest.Each(t, testObjects) }
 func testObjects(t *testing.T, url string) {
 	s, _, stop := start(t, t.TempDir(), Config{}, url)
 	defer stop()
-	u := URL{"http", "h", "/x", ""}
+	u := URL{Scheme: "http", Host: "h", Path: "/x"}
 	put := func(m Mark, o Object) bool { return s.Store(u, m, func(Object) Object { return o }) }
 	m := s.Mark(u)
 	if !put(m, &item{value: []byte("one")}) {

@@ -10,10 +10,12 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/cache"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
@@ -35,14 +37,16 @@ const defaultMaxObject = 1 << 20
 // A request that carries a Cookie or an X-Api-Key is answered from the cache, but its own response is
 // kept only if it says public or s-maxage.
 //
-// Never answered from the cache, nor kept, are requests with Authorization, of a user that the
+// Never answered from the cache, nor kept, are requests that something behind this handler would answer
+// before an app does: respond, error and abort, redirections, and whatever asks for an identity or counts
+// requests there, in routes of the same site or nested in them. Nor are requests with Authorization, of a user that the
 // gateway has authenticated ({http.auth.user.id}) or with a client certificate; requests for ranges,
 // with a body, with If-Match or If-Unmodified-Since, or with Cache-Control: no-store; and requests
 // with fields such as X-HTTP-Method-Override or X-Original-URL, that may change the answer behind
-// the URL's back. What clients ask for by no-cache or max-age is not heeded.
+// the URL's back, or with other fields that Connection names, since the app does not get them. What clients ask for by no-cache or max-age is not heeded.
 //
-// A response is found by scheme, host, path and query as they are at this point of the journey, and
-// by the request fields that its Vary names. Behind a trusted proxy the scheme and the host are those
+// A response is found by scheme, host, path and query as they are at this point of the journey, by the
+// listeners and the routes that lead to this handler, and by the request fields that its Vary names. Behind a trusted proxy the scheme and the host are those
 // of X-Forwarded-Proto and X-Forwarded-Host. Requests with unsafe methods that are answered with 2xx
 // or 3xx make the responses of their URL, and of a Location or Content-Location on the same host,
 // invalid before the client has its answer.
@@ -64,7 +68,7 @@ type Handler struct {
 	MaxObject unit.Size `json:"max_object,omitempty"`
 	// Stale is how long after its freshness a response may answer for an app that fails, with an error
 	// or a status of 500, 502, 503 or 504, if the response does not say so itself by stale-if-error (RFC
-	// 5861). One that says must-revalidate or proxy-revalidate never does. 0s: none does. Default: none
+	// 5861). One that says must-revalidate, proxy-revalidate or s-maxage never does (RFC 9111 section 4.2.4). 0s: none does. Default: none
 	// but those that say so, and for 5m while a circuit_breaker behind this handler lets no request pass.
 	Stale *unit.Duration `json:"stale,omitempty"`
 
@@ -73,11 +77,15 @@ type Handler struct {
 	tags   []string // canonical
 	limit  int
 	stale  *time.Duration
+	log    *zap.Logger
+	// journey is found with the first request.
+	journey atomic.Pointer[journey]
 }
 
 // Provision takes hold of the backend cache.
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
-	h.refuse = refuse.New(ctx.Logger())
+	h.log = ctx.Logger()
+	h.refuse = refuse.New(h.log)
 	h.limit = defaultMaxObject
 	if h.MaxObject > 0 {
 		h.limit = int(h.MaxObject)
@@ -114,13 +122,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.pass(w, r, next, "bypass")
 	}
 	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	place := h.place(r)
 	u := urlOf(r, trusted)
+	u.Scope = place.scope
 	switch {
 	case !safe(r.Method):
 		return h.write(w, r, next, store, u)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		return h.pass(w, r, next, "method")
-	case !mayUse(r, identified(r), trusted):
+	case !mayUse(r, identified(r), trusted), !place.found, !place.reachesApp(r):
 		return h.pass(w, r, next, "bypass")
 	}
 	why, stale := "uri-miss", standIn{allowed: h.stale}
@@ -136,6 +146,23 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse.Error(w, r, problem.New(problem.UpstreamTimeout, "The cache has no response for this request, and only-if-cached allows no other."))
 	}
 	return h.miss(w, r, next, store, u, why, stale)
+}
+
+// place is where the handler stands on its server. One that cannot be found there keeps nothing.
+func (h *Handler) place(r *http.Request) *journey {
+	if j := h.journey.Load(); j != nil {
+		return j
+	}
+	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return new(journey)
+	}
+	j := locate(h, srv)
+	if !j.found {
+		h.log.Warn("http_cache keeps nothing here: it is not in the routes of the server but in something between")
+	}
+	h.journey.Store(j)
+	return j
 }
 
 // identified says whether an earlier directive has authenticated the request.
@@ -291,7 +318,7 @@ func (h *Handler) entryOf(method string, asked, before, header http.Header, stat
 	e := &entry{status: status, vary: varyValues(vary, asked), age: age, received: received, until: received.Add(fresh - age),
 		etag: header.Get("Etag"), stamp: store.NewStamp(mark, tags)}
 	e.modified, _ = onlyDate(header["Last-Modified"])
-	e.grace = grace{forbidden: c.revalidate, onError: c.staleIfError}
+	e.grace = grace{forbidden: mustNotServeStale(c, header), onError: c.staleIfError}
 	e.setFields(before, header, h.tags)
 	if len(header["Date"]) == 0 {
 		e.addField("Date", []string{received.UTC().Format(http.TimeFormat)}, false)
@@ -347,7 +374,7 @@ func sameOrigin(base *url.URL, u cache.URL, ref string) (cache.URL, bool) {
 	from := url.URL{Scheme: u.Scheme, Host: u.Host, Path: base.Path, RawPath: base.RawPath}
 	to = from.ResolveReference(to)
 	same := to.Scheme == u.Scheme && strings.EqualFold(to.Host, u.Host) && to.User == nil
-	return cache.URL{Scheme: u.Scheme, Host: u.Host, Path: to.EscapedPath(), Query: to.RawQuery}, same
+	return cache.URL{Scope: u.Scope, Scheme: u.Scheme, Host: u.Host, Path: to.EscapedPath(), Query: to.RawQuery}, same
 }
 
 // Interface guards

@@ -16,6 +16,13 @@ type grace struct {
 	onError   seconds
 }
 
+// mustNotServeStale says whether a response forbids its use when it is stale (RFC 9111 sections 4.2.4 and
+// 5.2.2.10), to all shared caches or to CDNs.
+func mustNotServeStale(c control, h http.Header) bool {
+	targeted := parseControl(h["Cdn-Cache-Control"])
+	return c.revalidate || c.sMaxAge.set || targeted.revalidate || targeted.sMaxAge.set
+}
+
 // last is how long after its freshness a response may stand in for an app that fails, or that a
 // circuit_breaker asks nothing (open). allowed is the option stale.
 func (g grace) last(allowed *time.Duration, open bool) time.Duration {

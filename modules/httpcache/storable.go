@@ -53,7 +53,22 @@ func mayUse(r *http.Request, identified, trusted bool) bool {
 			return false
 		}
 	}
-	return true
+	return !namesFields(h["Connection"])
+}
+
+// namesFields says whether Connection names fields, which go no further than here: the app would answer
+// another request than the one that its answer is kept for.
+func namesFields(lines []string) bool {
+	for _, line := range lines {
+		for option := range strings.SplitSeq(line, ",") {
+			switch strings.ToLower(strings.Trim(option, " \t")) {
+			case "", "close", "keep-alive":
+			default:
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // incremental says that a message must be passed on as it comes (RFC 10036).

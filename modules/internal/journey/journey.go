@@ -17,7 +17,7 @@ var Stops = []Stop{
 	{"quota", "request_header"},      // per identity, so after every kind of authentication
 	{"admission", "request_header"},  // a caller over its share takes no place in the queue, and claims are known
 	{"api_version", "encode"},        // settles the path that caches and routes see
-	{"http_cache", "encode"},         // after authentication and limits: a hit is neither free nor anonymous; holds encoded variants
+	{"http_cache", "encode"},         // after authentication and limits: a hit is neither free nor anonymous; holds encoded variants, so it judges by itself what stands behind it
 	{"circuit_breaker", "encode"},    // what it refuses http_cache may answer; all that answers stands behind it
 	{"problem", "respond"},           // renders the errors of all stops above, on the error route, where nothing else answers
 	{"split", "reverse_proxy"},       // answers from one of two apps, so after every route of its own
