@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
@@ -43,8 +44,9 @@ type Config struct {
 	DefaultTTL unit.Duration `json:"default_ttl,omitempty"`
 	// MaxValue is the largest value that is accepted. Default: 1MiB.
 	MaxValue unit.Size `json:"max_value,omitempty"`
-	// FillAllow are the hosts that a fill may fetch from, as HOST (any port) or HOST:PORT. Default:
-	// none, so that fills are refused.
+	// FillAllow are the places that a fill may fetch from, as HOST, for any port, HOST:PORT or
+	// HOST:PORT/path/prefix. Of the gateway itself only sites whose host and port stand here are fetched
+	// from, and never its admin endpoint. Default: none, so that fills are refused.
 	FillAllow []string `json:"fill_allow,omitempty"`
 }
 
@@ -64,8 +66,10 @@ func (c Config) Validate() error {
 	if err := c.Authority.Validate(); err != nil {
 		return err
 	}
-	_, err := parseHosts(c.FillAllow)
-	return err
+	if _, err := egress.ParsePlaces(c.FillAllow); err != nil {
+		return fmt.Errorf("fill_allow: %w", err)
+	}
+	return nil
 }
 
 func (c Config) withDefaults() Config {

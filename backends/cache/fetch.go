@@ -5,39 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
 // maxRedirects bounds the redirects of one fetch, all of which stay on the host.
 const maxRedirects = 5
-
-// host is an entry of fill_allow: lower case, the port empty for any.
-type host struct{ name, port string }
-
-// parseHosts reads fill_allow.
-func parseHosts(entries []string) ([]host, error) {
-	hosts := make([]host, 0, len(entries))
-	for _, e := range entries {
-		u, err := url.Parse("http://" + e)
-		if err != nil || u.Hostname() == "" || u.Host != e || strings.HasSuffix(e, ":") {
-			return nil, fmt.Errorf("fill_allow: %q is not a host, give HOST or HOST:PORT without scheme and path", e)
-		}
-		if p := u.Port(); p != "" {
-			if n, err := strconv.Atoi(p); err != nil || n < 1 || n > 65535 {
-				return nil, fmt.Errorf("fill_allow: %q has no valid port, give 1 to 65535", e)
-			}
-		}
-		hosts = append(hosts, host{strings.ToLower(u.Hostname()), u.Port()})
-	}
-	return hosts, nil
-}
 
 // target reads the URL of a fill and makes sure that it may be fetched.
 func (s *Service) target(raw string) (*url.URL, error) {
@@ -51,52 +28,43 @@ func (s *Service) target(raw string) (*url.URL, error) {
 	if u.User != nil {
 		return nil, problem.New(problem.Unprocessable, "url must not hold a user name or a password.")
 	}
-	if !s.allowed(u) {
-		return nil, problem.New(problem.Unprocessable, "The host of url is not one that fills may fetch from, add it to fill_allow in the settings of the backend cache.")
+	switch err = s.places.Check(u); {
+	case errors.Is(err, egress.ErrOwn):
+		return nil, ownAddress(err)
+	case err != nil:
+		return nil, problem.New(problem.Unprocessable, "The url is in no place that fills may fetch from, add it to fill_allow in the settings of the backend cache.")
 	}
 	u.Fragment, u.RawFragment = "", ""
 	return u, nil
 }
 
-func (s *Service) allowed(u *url.URL) bool {
-	name, port := strings.ToLower(u.Hostname()), effectivePort(u)
-	for _, h := range s.hosts {
-		if h.name == name && (h.port == "" || h.port == port) {
-			return true
-		}
-	}
-	return false
+func ownAddress(err error) error {
+	return problem.New(problem.Unprocessable,
+		"The address of url is the gateway's own. A fill may fetch from one of its sites if fill_allow names the host and the port.").Because(err)
 }
 
-func effectivePort(u *url.URL) string {
-	switch {
-	case u.Port() != "":
-		return u.Port()
-	case u.Scheme == "https":
-		return "443"
-	}
-	return "80"
-}
-
-// newClient fetches straight from the origin: no proxy of the environment, no cookies, and
-// redirects only to where the first request went.
-func (s *Service) newClient() *http.Client {
+// newClient fetches straight from the origin: no proxy of the environment, no cookies, and redirects
+// only to where the first request went, within the places.
+func newClient(places egress.Places) *http.Client {
 	return &http.Client{
-		Transport: &http.Transport{
-			DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		Transport: places.NewTransport(&http.Transport{
 			TLSHandshakeTimeout:    5 * time.Second,
 			ForceAttemptHTTP2:      true,
 			MaxIdleConnsPerHost:    16,
 			IdleConnTimeout:        30 * time.Second,
 			MaxResponseHeaderBytes: 64 << 10,
-		},
+		}, 5*time.Second),
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
-			first := via[0].URL
-			if r.URL.Scheme != first.Scheme || !strings.EqualFold(r.URL.Hostname(), first.Hostname()) || effectivePort(r.URL) != effectivePort(first) {
-				return errors.New("the origin redirects to another host")
-			}
 			if len(via) > maxRedirects {
 				return errors.New("the origin redirects too often")
+			}
+			first, err := egress.PlaceOf(via[0].URL)
+			if err != nil {
+				return err
+			}
+			next, err := egress.PlaceOf(r.URL)
+			if err != nil || r.URL.Scheme != via[0].URL.Scheme || !next.SameHost(first) || r.URL.User != nil {
+				return errors.New("the origin redirects to another host")
 			}
 			return nil
 		},
@@ -142,6 +110,9 @@ func (s *Service) fetch(ctx context.Context, target string) (value []byte, conte
 }
 
 func failed(ctx context.Context, err error) error {
+	if errors.Is(err, egress.ErrOwn) {
+		return ownAddress(err)
+	}
 	if ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return problem.New(problem.UpstreamTimeout, "The origin did not answer the fill in time.").Because(err)
 	}

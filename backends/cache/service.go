@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 )
 
 // sweepEvery is how often expired rows are deleted.
@@ -21,7 +22,7 @@ type Service struct {
 	state  *State
 	log    *slog.Logger
 	router *httpapi.Router
-	hosts  []host
+	places egress.Places
 	client *http.Client
 
 	fillTime  time.Duration // bounds one fill
@@ -37,13 +38,12 @@ func New(c Config, d Deps) (*Service, error) {
 		return nil, err
 	}
 	c = c.withDefaults()
-	hosts, err := parseHosts(c.FillAllow)
+	places, err := egress.ParsePlaces(c.FillAllow)
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: c, state: d.State, log: d.Log, router: httpapi.NewRouter(d.Log), hosts: hosts,
+	s := &Service{cfg: c, state: d.State, log: d.Log, router: httpapi.NewRouter(d.Log), places: places, client: newClient(places),
 		fillTime: fillTime, slots: make(chan struct{}, maxFills)}
-	s.client = s.newClient()
 	s.fillsCtx, s.stopFills = context.WithCancel(context.Background())
 	s.state.enter(s)
 	s.router.Handle(http.MethodGet, "/cache/{key...}", s.get)

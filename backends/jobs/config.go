@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
@@ -36,9 +37,10 @@ type Config struct {
 	// Queues are the queues by name. A name has lower-case letters and digits, parted by single
 	// hyphens or underscores. The queue "default" always exists; "internal" belongs to the gateway.
 	Queues map[string]Queue `json:"queues,omitempty"`
-	// Allow lists the hosts that a job may name as its own target, each as HOST (any port) or
-	// HOST:PORT. The host and port of each queue's target are allowed as well. No other address is
-	// ever dialled. Default: none.
+	// Allow lists the places that a job may name as its target or callback, each as HOST, for any port,
+	// HOST:PORT or HOST:PORT/path/prefix. What is below the target of a queue is allowed as well. Nothing
+	// else is ever dialled; of the gateway itself only sites whose host and port stand here or in the target
+	// of a queue, and never its admin endpoint. Default: none.
 	Allow []string `json:"allow,omitempty"`
 	// UI mounts a web page over the jobs at /jobs/ui, for operators. Default: off.
 	UI bool `json:"ui,omitempty"`
@@ -144,8 +146,8 @@ func (c Config) Validate() error {
 		}
 	}
 	for _, entry := range c.Allow {
-		if _, err := parseAllowed(entry); err != nil {
-			return err
+		if _, err := egress.ParsePlace(entry); err != nil {
+			return fmt.Errorf("allow: %w", err)
 		}
 	}
 	if err := c.Authority.Validate(); err != nil {

@@ -28,12 +28,12 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		"backoff":           {Config{Queues: map[string]Queue{"q": {Backoff: Backoff{Base: 2 * time.Hour}}}}, "backoff must be above 0 and at most 1h0m0s"},
 		"timeout":           {Config{Queues: map[string]Queue{"q": {Timeout: -1}}}, "timeout must be at most"},
 		"keep":              {Config{Queues: map[string]Queue{"q": {Keep: Keep{Failed: &negative}}}}, "keep must not be negative"},
-		"allow-url":         {Config{Allow: []string{"http://a"}}, "without a scheme"},
+		"allow-url":         {Config{Allow: []string{"http://a"}}, "it has a scheme"},
 		"allow-empty":       {Config{Allow: []string{""}}, "allow"},
-		"allow-port":        {Config{Allow: []string{"a:b"}}, "is not a port"},
-		"allow-path":        {Config{Allow: []string{"a/b"}}, "is not a host"},
+		"allow-port":        {Config{Allow: []string{"a:b"}}, "no valid port"},
+		"allow-path":        {Config{Allow: []string{"a/../b"}}, "more than one way"},
 		"allow-ipv6":        {Config{Allow: []string{"::1", "[::1]", "[::1]:80"}}, ""},
-		"allow-garbled":     {Config{Allow: []string{"a:b:c"}}, "without a scheme"},
+		"allow-garbled":     {Config{Allow: []string{"a:b:c"}}, "HOST:PORT"},
 		"several-at-a-time": {Config{Queues: map[string]Queue{"q": {Attempts: -1, Concurrency: -1}}}, "; attempts"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,7 +120,7 @@ func FuzzParseBackoff(f *testing.F) {
 }
 
 func TestAllowList(t *testing.T) {
-	l := newAllowList(Config{
+	l := placesOf(Config{
 		Queues: map[string]Queue{"q": {Target: "https://Queue.example.com/tasks"}},
 		Allow:  []string{"127.0.0.1", "Worker.example.com:8080", "[::1]:9000", "2001:db8::1"},
 	})
@@ -131,8 +131,11 @@ func TestAllowList(t *testing.T) {
 		"http://worker.example.com:8080/a?b=c":   true,
 		"http://WORKER.example.com.:8080/":       true,
 		"http://worker.example.com/":             false,
-		"https://queue.example.com/other":        true,
-		"https://queue.example.com:443/":         true,
+		"https://queue.example.com/tasks":        true,
+		"https://queue.example.com:443/tasks/a":  true,
+		"https://queue.example.com/tasksandmore": false,
+		"https://queue.example.com/tasks/../x":   false,
+		"https://queue.example.com/other":        false,
 		"http://queue.example.com/":              false,
 		"http://[::1]:9000/":                     true,
 		"http://[0:0:0:0:0:0:0:1]:9000/":         true,
@@ -145,7 +148,7 @@ func TestAllowList(t *testing.T) {
 		"http://worker.example.com:8080@evil.x/": false,
 	} {
 		u, err := parseTarget(target)
-		if got := err == nil && l.permits(u); got != want {
+		if got := err == nil && l.Check(u) == nil; got != want {
 			t.Errorf("%s: got %v (%v), want %v", target, got, err, want)
 		}
 	}
@@ -155,10 +158,10 @@ func FuzzTarget(f *testing.F) {
 	for _, s := range []string{"http://127.0.0.1/", "http://127.0.0.1@evil/", "http://evil\\@127.0.0.1/", "http://[::1%25eth0]/", "http://127.0.0.1:080/", "HTTP://127.1/", "http://127.0.0.1\x00.evil/", "//127.0.0.1"} {
 		f.Add(s)
 	}
-	l := newAllowList(Config{Allow: []string{"127.0.0.1:80"}})
+	l := placesOf(Config{Allow: []string{"127.0.0.1:80"}})
 	f.Fuzz(func(t *testing.T, s string) {
 		u, err := parseTarget(s)
-		if err == nil && l.permits(u) && (u.Hostname() != "127.0.0.1" && u.Hostname() != "127.0.0.1." && u.Hostname() != "::ffff:127.0.0.1") {
+		if err == nil && l.Check(u) == nil && (u.Hostname() != "127.0.0.1" && u.Hostname() != "127.0.0.1." && u.Hostname() != "::ffff:127.0.0.1") {
 			t.Errorf("%q dials %q", s, u.Host)
 		}
 	})

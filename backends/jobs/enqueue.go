@@ -124,8 +124,8 @@ func (s *Service) checkTargets(q *request, settings Queue, queue string) error {
 		if err != nil {
 			return unfit("%s %v.", member.name, err)
 		}
-		if !s.targets.permits(u) {
-			return unfit("%s: the host %q is not allowed. Name it in the configuration of the jobs backend, such as: allow %s", member.name, u.Host, u.Host)
+		if err = checkPlace(s.targets, u); err != nil {
+			return unfit("%s: %v.", member.name, err)
 		}
 	}
 	return nil

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -23,6 +22,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
@@ -59,7 +59,7 @@ type Service struct {
 	id      string // of this instance
 	log     *slog.Logger
 	queues  map[string]Queue
-	targets allowList
+	targets egress.Places
 	signer  *signer
 	http    *http.Client
 	router  *httpapi.Router
@@ -140,7 +140,7 @@ func New(c Config, d Deps) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), active: newActive(), queues: c.queues(), targets: newAllowList(c), signer: sign, http: newPushClient(),
+		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), active: newActive(), queues: c.queues(), targets: placesOf(c), signer: sign, http: newPushClient(placesOf(c)),
 		authority: c.Authority, wake: newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
 	}
 	s.gate.cursors = map[turn]string{}
@@ -188,17 +188,16 @@ func New(c Config, d Deps) (*Service, error) {
 	return s, nil
 }
 
-// newPushClient dials what it is told and nothing else: no proxy from the environment, no redirects.
-func newPushClient() *http.Client {
+// newPushClient dials the places and nothing else: no proxy from the environment, no redirects.
+func newPushClient(places egress.Places) *http.Client {
 	return &http.Client{
-		Transport: &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		Transport: places.NewTransport(&http.Transport{
 			TLSHandshakeTimeout: 10 * time.Second,
 			ForceAttemptHTTP2:   true,
 			DisableCompression:  true,
 			MaxIdleConnsPerHost: 64,
 			IdleConnTimeout:     90 * time.Second,
-		},
+		}, 10*time.Second),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

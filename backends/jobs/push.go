@@ -17,6 +17,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/riverqueue/river"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 )
 
 const (
@@ -53,8 +55,8 @@ func (s *Service) push(ctx context.Context, job *river.Job[pushArgs]) error {
 		return errors.New("neither the job nor its queue has a target, give the queue one")
 	}
 	u, err := parseTarget(target)
-	if err != nil || !s.targets.permits(u) {
-		return refused{errors.New("the target's host is not allowed by the configuration")}
+	if err != nil || s.targets.Check(u) != nil {
+		return refused{errors.New("the target is not allowed by the configuration")}
 	}
 	if again, ok := s.breakers.begin(target); !ok {
 		return postponed{errors.New("the target is down, its jobs wait"), again}
@@ -87,6 +89,9 @@ func (s *Service) deliver(ctx context.Context, u *url.URL, job *river.Job[pushAr
 		s.signer.sign(req.Header, fmt.Sprintf("job_%d", job.ID), time.Now(), job.Args.Body)
 	}
 	resp, err := s.http.Do(req)
+	if errors.Is(err, egress.ErrOwn) {
+		return targetMute, nil, refused{errors.New("the target is not allowed: its name leads to the gateway itself")}
+	}
 	if err != nil {
 		// Neither a push that was called off nor one that gave the target less time than the queue does
 		// tells that the target is down.

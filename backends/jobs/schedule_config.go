@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 	"unicode/utf8"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 )
 
 // The policies for ticks that were missed.
@@ -67,7 +69,7 @@ func (sc Schedule) CheckTime() error {
 
 // check says what is wrong with a schedule that has its defaults. queues are those that there are, and
 // targets the hosts that a job may name.
-func (sc Schedule) check(queues map[string]Queue, targets allowList) error {
+func (sc Schedule) check(queues map[string]Queue, targets egress.Places) error {
 	if err := sc.CheckTime(); err != nil {
 		return err
 	}
@@ -90,15 +92,15 @@ func (sc Schedule) check(queues map[string]Queue, targets allowList) error {
 	if err != nil {
 		return fmt.Errorf("target %w", err)
 	}
-	if !targets.permits(u) {
-		return fmt.Errorf("target: the host %q is not allowed. Name it in the configuration of the jobs backend, such as: allow %s", u.Host, u.Host)
+	if err = checkPlace(targets, u); err != nil {
+		return fmt.Errorf("target: %w", err)
 	}
 	return nil
 }
 
 // validateSchedules says what is wrong with the configured schedules. The queues and Allow are valid.
 func (c Config) validateSchedules() error {
-	queues, targets := c.queues(), newAllowList(c)
+	queues, targets := c.queues(), placesOf(c)
 	for _, name := range slices.Sorted(maps.Keys(c.Schedules)) {
 		if !validSchedule(name) {
 			return fmt.Errorf("%q is not a name of a schedule: use up to %d lower-case letters and digits, parted by single hyphens or underscores",

@@ -54,7 +54,7 @@ func walker(t *testing.T, target *script) *Service {
 		t.Fatal(err)
 	}
 	return &Service{
-		log: log, queues: c.queues(), targets: newAllowList(c), signer: sign,
+		log: log, queues: c.queues(), targets: placesOf(c), signer: sign,
 		http: &http.Client{Transport: target}, wake: newWaker(), breakers: newBreakers(), active: newActive(), apiState: newAPIState(),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
@@ -19,8 +20,10 @@ const (
 type Config struct {
 	service.Authority
 
-	// AllowPrivate lists networks in CIDR form that events may be sent to although they are not
-	// public, such as 10.0.0.0/8 or 127.0.0.0/8; there also over plain http. Default: none.
+	// AllowPrivate lists what events may be sent to although it is not public, also over plain http:
+	// networks in CIDR form, such as 10.0.0.0/8, and places, as HOST:PORT or HOST:PORT/path/prefix. Of the
+	// gateway itself only sites whose host and port stand here are sent to, a network does not count, and
+	// never its admin endpoint. Default: none.
 	AllowPrivate []string `json:"allow_private,omitempty"`
 	// Timeout is how long one attempt may take, from dialling to the last byte of the answer, up to
 	// 2m. Default: 15s.
@@ -35,18 +38,21 @@ func (c Config) Validate() error {
 	if err := c.Authority.Validate(); err != nil {
 		return err
 	}
-	_, err := parsePrefixes(c.AllowPrivate)
+	_, _, err := parsePrivate(c.AllowPrivate)
 	return err
 }
 
-func parsePrefixes(texts []string) ([]netip.Prefix, error) {
-	prefixes := make([]netip.Prefix, len(texts))
-	for i, text := range texts {
-		p, err := netip.ParsePrefix(text)
-		if err != nil || p.Addr().Is4In6() {
-			return nil, fmt.Errorf("allow_private: %q is not a network, write it such as 10.0.0.0/8 or fd00::/8", text)
+func parsePrivate(entries []string) (networks []netip.Prefix, places egress.Places, err error) {
+	for _, entry := range entries {
+		if network, err := netip.ParsePrefix(entry); err == nil && !network.Addr().Is4In6() {
+			networks = append(networks, network.Masked())
+			continue
 		}
-		prefixes[i] = p.Masked()
+		place, err := egress.ParsePlace(entry)
+		if err != nil || !place.Named() {
+			return nil, nil, fmt.Errorf("allow_private: %q is neither a network nor a place: write a network such as 10.0.0.0/8 or fd00::/8, or HOST:PORT or HOST:PORT/path/prefix", entry)
+		}
+		places = append(places, place)
 	}
-	return prefixes, nil
+	return networks, places, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
 )
 
@@ -111,7 +112,7 @@ type outcome struct {
 func judge(status int, retryAfter string, err error, attempts int, now time.Time) outcome {
 	if err != nil {
 		o := outcome{state: retrying, message: reason(err), err: errors.New(reason(err))}
-		if errors.Is(err, errBlocked) {
+		if errors.Is(err, egress.ErrAddress) || errors.Is(err, egress.ErrOwn) {
 			o.state, o.err = failed, ended{o.err}
 		}
 		return o

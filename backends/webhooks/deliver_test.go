@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
@@ -53,7 +54,7 @@ func TestJudge(t *testing.T) {
 		{name: "nonsense", status: 429, retryAfter: "\x00soon", state: retrying},
 		{name: "not-for-other-statuses", status: 500, retryAfter: "30", state: retrying},
 		{name: "postponed-too-often", status: 503, retryAfter: "1", attempts: maxPostponed, state: retrying},
-		{name: "blocked", err: &net.OpError{Op: "dial", Err: errBlocked}, state: failed, permanent: true},
+		{name: "blocked", err: &net.OpError{Op: "dial", Err: egress.ErrAddress}, state: failed, permanent: true},
 		{name: "no-name", err: &net.DNSError{Err: "no such host"}, state: retrying},
 		{name: "no-connection", err: errors.New("connection refused to 10.1.2.3"), state: retrying},
 	}
@@ -104,10 +105,10 @@ func counted(t *testing.T, h http.Handler) (*httptest.Server, *atomic.Int64) {
 	return srv, &n
 }
 
-func trust(s *sender, srv *httptest.Server) {
+func trust(s *sender, g *guard, srv *httptest.Server) {
 	pool := x509.NewCertPool()
 	pool.AddCert(srv.Certificate())
-	s.tls.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	s.client.Transport = newTransport(g, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})
 }
 
 func newKey(t *testing.T) signature.Key {
@@ -129,14 +130,14 @@ func TestNamesThatResolveToLoopbackAreNotDialled(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := newSender(g, time.Second)
-		trust(s, srv)
+		trust(s, g, srv)
 		for _, scheme := range []string{"https", "http"} {
 			_, _, err = s.post(t.Context(), scheme+"://"+name+":"+port, "evt_1", time.Now(), nil, newKey(t))
 			if err == nil {
 				t.Errorf("%s://%s was reached", scheme, name)
 			}
-			if name == "localhost" && !errors.Is(err, errBlocked) {
-				t.Errorf("%s: got %v, want %v", name, err, errBlocked)
+			if name == "localhost" && !errors.Is(err, egress.ErrAddress) {
+				t.Errorf("%s: got %v, want %v", name, err, egress.ErrAddress)
 			}
 		}
 	}
@@ -155,7 +156,7 @@ func TestPostOverTLS(t *testing.T) {
 	if _, _, err := s.post(t.Context(), srv.URL, "evt_1", time.Now(), nil, newKey(t)); err == nil || reason(err) != "the TLS certificate is not valid" {
 		t.Errorf("got %v, want a refusal of the unknown certificate", err)
 	}
-	trust(s, srv)
+	trust(s, g, srv)
 	status, retryAfter, err := s.post(t.Context(), srv.URL, "evt_1", time.Now(), nil, newKey(t))
 	if err != nil || status != http.StatusServiceUnavailable || retryAfter != "7" {
 		t.Errorf("got %d %q %v, want 503 and 7", status, retryAfter, err)

@@ -5,32 +5,30 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"syscall"
 
 	"code.dny.dev/ssrf"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
 // maxURL is the longest URL of an endpoint.
 const maxURL = 2048
 
-// errBlocked is the refusal to dial an address.
-var errBlocked = errors.New("address not allowed")
-
 // guard keeps deliveries away from networks that only the operator's own machines should reach. It
 // judges the address that is dialled, so a name that resolves to one is caught as well, whenever it does.
 type guard struct {
 	private []netip.Prefix
+	places  egress.Places
 	public  *ssrf.Guardian
 }
 
 func newGuard(allowPrivate []string) (*guard, error) {
-	prefixes, err := parsePrefixes(allowPrivate)
+	private, places, err := parsePrivate(allowPrivate)
 	if err != nil {
 		return nil, err
 	}
-	return &guard{private: prefixes, public: ssrf.New(ssrf.WithAnyPort())}, nil
+	return &guard{private: private, places: places, public: ssrf.New(ssrf.WithAnyPort())}, nil
 }
 
 // allowsPrivate says whether the operator allowed the address by name of its network.
@@ -48,22 +46,27 @@ func (g *guard) allows(ip netip.Addr) bool {
 	return g.allowsPrivate(ip) || g.public.SafeAddr(ip.Unmap()) == nil
 }
 
-// dialTLS is the Control of the dialer for https.
-func (g *guard) dialTLS(_, address string, _ syscall.RawConn) error {
-	return control(address, g.allows)
+// The classes of URLs, as indexes of classes.
+const (
+	overTLS = iota
+	overPlain
+	inPlace // which the operator named by host and port
+)
+
+// classes say what may be dialled: over http private networks that are allowed alone, and in places that are
+// allowed whatever their names stand for.
+func (g *guard) classes() []egress.Class {
+	return []egress.Class{overTLS: {Allows: g.allows}, overPlain: {Allows: g.allowsPrivate}, inPlace: {Own: true}}
 }
 
-// dialPlain is the Control of the dialer for http, which is for allowed private networks alone.
-func (g *guard) dialPlain(_, address string, _ syscall.RawConn) error {
-	return control(address, g.allowsPrivate)
-}
-
-func control(address string, allows func(netip.Addr) bool) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil || !allows(ap.Addr()) {
-		return errBlocked
+func (g *guard) classOf(u *url.URL) int {
+	switch allowed, _ := g.places.Allows(u); {
+	case allowed:
+		return inPlace
+	case u.Scheme == "https":
+		return overTLS
 	}
-	return nil
+	return overPlain
 }
 
 // checkURL says whether an endpoint may have this URL. What it cannot see, the address behind a
@@ -84,17 +87,15 @@ func (g *guard) checkURL(raw string) error {
 	case u.Scheme != "https" && u.Scheme != "http":
 		return problem.New(problem.InvalidRequest, "url must begin with https://.")
 	}
-	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
-	ip, err := netip.ParseAddr(host)
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		ip, err = netip.AddrFrom4([4]byte{127, 0, 0, 1}), nil
-	}
-	isName := err != nil // not an address: the guard looks at what it resolves to when it dials
+	class := g.classOf(u)
+	err = g.classes()[class].CheckURL(u)
 	switch {
-	case u.Scheme == "http" && (isName && len(g.private) == 0 || !isName && !g.allowsPrivate(ip)):
-		return problem.New(problem.InvalidRequest, "url must begin with https://; plain http is for networks that allow_private names.")
-	case !isName && (ip.Zone() != "" || !g.allows(ip)):
+	case errors.Is(err, egress.ErrOwn):
+		return problem.New(problem.InvalidRequest, "url must not point to the gateway itself.")
+	case class == overPlain && (err != nil || !egress.IsAddress(u) && len(g.private) == 0):
+		return problem.New(problem.InvalidRequest, "url must begin with https://; plain http is for what allow_private names.")
+	case err != nil:
 		return problem.New(problem.InvalidRequest, "url must not point to a private or reserved address; allow_private can allow its network.")
 	}
-	return nil //nolint:nilerr // a name is no error
+	return nil
 }

@@ -45,17 +45,20 @@ func TestGuard(t *testing.T) {
 		{"198.18.0.1:443", false, false, false},
 		{"not an address", false, false, false},
 	}
+	dials := func(g *guard, class int, address string) bool {
+		return g.classes()[class].Control()("tcp", address, nil) == nil
+	}
 	for _, tt := range tests {
-		if got := closed.dialTLS("tcp", tt.address, nil) == nil; got != tt.closed {
+		if got := dials(closed, overTLS, tt.address); got != tt.closed {
 			t.Errorf("%s: got %v by default, want %v", tt.address, got, tt.closed)
 		}
-		if got := open.dialTLS("tcp", tt.address, nil) == nil; got != tt.open {
+		if got := dials(open, overTLS, tt.address); got != tt.open {
 			t.Errorf("%s: got %v with allow_private, want %v", tt.address, got, tt.open)
 		}
-		if got := open.dialPlain("tcp", tt.address, nil) == nil; got != tt.plain {
+		if got := dials(open, overPlain, tt.address); got != tt.plain {
 			t.Errorf("%s: got %v over http, want %v", tt.address, got, tt.plain)
 		}
-		if closed.dialPlain("tcp", tt.address, nil) == nil {
+		if dials(closed, overPlain, tt.address) {
 			t.Errorf("%s: allowed over http although nothing is", tt.address)
 		}
 	}

@@ -8,9 +8,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"syscall"
+	"net/url"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
 )
 
@@ -25,51 +26,41 @@ const (
 
 // sender posts to endpoints. It follows no redirect, and uses no proxy: behind one the guard would
 // see the proxy's address instead of the endpoint's.
-type sender struct {
-	tls, plain *http.Client
-}
+type sender struct{ client *http.Client }
 
 func newSender(g *guard, timeout time.Duration) *sender {
-	return &sender{tls: newClient(g.dialTLS, timeout), plain: newClient(g.dialPlain, timeout)}
-}
-
-func newClient(control func(network, address string, c syscall.RawConn) error, timeout time.Duration) *http.Client {
-	dialer := &net.Dialer{Timeout: dialTimeout, Control: control}
-	return &http.Client{
+	return &sender{&http.Client{
 		Timeout:       timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext:            dialer.DialContext,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-			ForceAttemptHTTP2:      true,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: maxAnswerHeader,
-			MaxIdleConns:           100,
-			MaxIdleConnsPerHost:    4,
-			IdleConnTimeout:        30 * time.Second,
-		},
-	}
+		Transport:     newTransport(g, &tls.Config{MinVersion: tls.VersionTLS12}),
+	}}
 }
 
-func (s *sender) close() {
-	s.tls.CloseIdleConnections()
-	s.plain.CloseIdleConnections()
+func newTransport(g *guard, t *tls.Config) *egress.Transport {
+	judge := func(u *url.URL) (int, error) { return g.classOf(u), nil }
+	return egress.NewTransport(&http.Transport{
+		TLSClientConfig:        t,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+		MaxIdleConns:           100,
+		MaxIdleConnsPerHost:    4,
+		IdleConnTimeout:        30 * time.Second,
+	}, dialTimeout, judge, g.classes()...)
 }
+
+func (s *sender) close() { s.client.CloseIdleConnections() }
 
 // post makes one attempt and returns the answer's status and Retry-After.
-func (s *sender) post(ctx context.Context, url, eventID string, now time.Time, body []byte, key signature.Key) (status int, retryAfter string, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+func (s *sender) post(ctx context.Context, target, eventID string, now time.Time, body []byte, key signature.Key) (status int, retryAfter string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
 		return 0, "", err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", userAgent)
 	signature.Standard.Sign(req.Header, eventID, now, body, key)
-	client := s.tls
-	if req.URL.Scheme == "http" {
-		client = s.plain
-	}
-	resp, err := client.Do(req)
+	resp, err := s.client.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
@@ -81,7 +72,10 @@ func (s *sender) post(ctx context.Context, url, eventID string, now time.Time, b
 // reason is a failed attempt in words for whoever owns the endpoint. Addresses are left out: they
 // would tell how the inner network is laid out.
 func reason(err error) string {
-	if errors.Is(err, errBlocked) {
+	if errors.Is(err, egress.ErrOwn) {
+		return "the address is the gateway's own"
+	}
+	if errors.Is(err, egress.ErrAddress) {
 		return "the address is private or reserved and is not allowed"
 	}
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {

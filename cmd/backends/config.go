@@ -17,6 +17,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/locks"
 	"github.com/gatehouse-proxy/gatehouse/backends/uploads"
 	"github.com/gatehouse-proxy/gatehouse/backends/webhooks"
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
@@ -46,6 +47,9 @@ type config struct {
 	// that say who calls, Gatehouse-Subject, -Owner, -Role, -Scope and -Rank, so nobody but the gateway may
 	// reach them, and the gateway must delete what clients send under these names.
 	Listen string `json:"listen,omitempty"`
+	// Gateway are the addresses of the gateway, its admin endpoint and its sites, as HOST:PORT: nothing that a
+	// user can name is sent there, whatever is allowed. A HOST that is a name is resolved when its port is dialled. Default: localhost:2019.
+	Gateway []string `json:"gateway,omitempty"`
 	service.Settings
 	// BodyMemory bounds the bytes of all bodies of requests that are held at the same time, such as
 	// "128MiB". Default: an eighth of the memory limit of the process, at least 64 MiB.
@@ -66,6 +70,9 @@ func load(file string) (config, error) {
 	if err = strict(b, &cfg); err != nil {
 		return cfg, fmt.Errorf("%s: %w", file, err)
 	}
+	if _, err = cfg.gateway(); err != nil {
+		return cfg, fmt.Errorf("%s: %w", file, err)
+	}
 	if cfg.Database != "" {
 		if err = cfg.CheckDatabaseURL(); err != nil {
 			return cfg, fmt.Errorf("%s: %w", file, err)
@@ -77,6 +84,24 @@ func load(file string) (config, error) {
 		}
 	}
 	return cfg, nil
+}
+
+// gateway returns the listeners of the gateway.
+func (c config) gateway() ([]egress.Listener, error) {
+	entries := c.Gateway
+	if entries == nil {
+		entries = []string{"localhost:2019"}
+	}
+	listeners := make([]egress.Listener, len(entries))
+	for i, entry := range entries {
+		l, err := egress.ParseListener(entry)
+		if err != nil {
+			return nil, fmt.Errorf("gateway: %q is not an address, write HOST:PORT, such as localhost:2019: %w", entry, err)
+		}
+		l.Never, l.Elsewhere = true, true
+		listeners[i] = l
+	}
+	return listeners, nil
 }
 
 // strict refuses unknown members.

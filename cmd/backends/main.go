@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/body"
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
@@ -71,6 +72,11 @@ func serve(cfg config, wanted []string) error {
 	if err != nil {
 		return fmt.Errorf("listening on %s: %w; stop what uses the port or choose another with \"listen\"", cfg.Listen, err)
 	}
+	quiet, err := guard(cfg, listener.Addr())
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer quiet()
 	host, err := service.NewHost(ctx, cfg.Settings, log, cfg.opener)
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -100,4 +106,18 @@ func serve(cfg config, wanted []string) error {
 		err = errors.Join(fmt.Errorf("requests were still in flight after %s: %w", graceTime, err), srv.Close())
 	}
 	return errors.Join(err, host.Close())
+}
+
+// guard keeps what users can name away from this process, which believes who calls, and from the gateway.
+func guard(cfg config, address net.Addr) (release func(), err error) {
+	own, err := egress.ParseListener(address.String())
+	if err != nil {
+		return nil, err
+	}
+	own.Never = true
+	gateway, err := cfg.gateway()
+	if err != nil {
+		return nil, err
+	}
+	return egress.Listen(append(gateway, own)), nil
 }

@@ -63,6 +63,7 @@ type App struct {
 	host    atomic.Pointer[service.Host]
 	started chan struct{}
 	redis   redisRef
+	quiet   func() // from Start to Cleanup
 }
 
 // hosts are the running hosts by the hash of their settings. A reload that changes no setting of
@@ -173,6 +174,7 @@ func (a *App) add(name string, module any) error {
 func (a *App) Start() error {
 	service.TuneGC()
 	body.SetMax(int64(a.BodyMemory))
+	a.listen() // before any backend sends anything
 	pooled, running, err := hosts.LoadOrNew(a.key, func() (caddy.Destructor, error) {
 		logs := &logTarget{open: []*App{a}}
 		h, err := service.NewHost(context.Background(), a.Settings, slog.New(logHandler{target: logs}), a.opener)
@@ -222,6 +224,9 @@ func (a *App) Cleanup() error {
 	a.capture = nil
 	a.redis.release()
 	a.secrets.Close()
+	if a.quiet != nil {
+		a.quiet()
+	}
 	if a.pooled.Host == nil {
 		return nil
 	}

@@ -23,7 +23,7 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //		disk        SIZE      # values in SQLite; default 256MiB
 //		default_ttl DURATION  # default 5m
 //		max_value   SIZE      # default 1MiB
-//		fill_allow  HOST[:PORT]...   # where fills may fetch from; default none
+//		fill_allow  HOST[:PORT][/PREFIX]...   # where fills may fetch from; default none
 //		owner         TEMPLATE  # whose a caller's values are, such as {http.auth.user.tenant}; default {http.auth.user.id}
 //		admin_role    ROLE      # whose holders are operators; default admin
 //		service_scope SCOPE     # whose holders are services, the app itself; default cache:write

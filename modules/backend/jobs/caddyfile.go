@@ -42,7 +42,7 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //		owner         TEMPLATE                    # whose a caller's jobs are, such as {http.auth.user.tenant}; default {http.auth.user.id}
 //		admin_role    ROLE                        # whose holders are operators; default admin
 //		service_scope SCOPE                       # whose holders are services, the app itself; default jobs:write
-//		allow HOST[:PORT]...                      # further hosts that jobs may name as their target
+//		allow HOST[:PORT][/PREFIX]...             # further places that jobs may name as their target; default below the queues' targets
 //		ui                                        # a web page over the jobs at /jobs/ui, for operators
 //		schedule NAME "CRON" {                    # five fields, @hourly and the like, or "@every DURATION"
 //			queue    NAME                         # default: default

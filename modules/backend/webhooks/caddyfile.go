@@ -19,7 +19,7 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 // UnmarshalCaddyfile reads the settings. Syntax:
 //
 //	backend webhooks {
-//		allow_private CIDR...     # networks that events may be sent to although they are not public, default none
+//		allow_private CIDR|HOST:PORT[/PREFIX]...  # what events may be sent to although it is not public, default none
 //		timeout       DURATION    # of one attempt, up to 2m, default 15s
 //		owner         TEMPLATE  # whose a caller's events and endpoints are, such as {http.auth.user.tenant}; default {http.auth.user.id}
 //		admin_role    ROLE      # whose holders are operators; default admin
