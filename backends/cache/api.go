@@ -17,7 +17,8 @@ const maxJSON = 4 << 20
 // ServeHTTP is the API:
 //
 //	GET, HEAD /cache/{key}              the value, with Age and Cache-Status; 404
-//	PUT       /cache/{key}?ttl=&tag=    the body becomes the value; tags also in Cache-Tag; 201 or 204
+//	PUT       /cache/{key}?ttl=&tag=    the body becomes the value; tags also in Cache-Tag; 201 or 204,
+//	                                    and 412 with If-None-Match: * where there is a value
 //	DELETE    /cache/{key}              204, also if there was none
 //	POST      /cache/{key}/fill         {url, ttl?, tags?}: the value, fetched from url if there is none
 //	POST      /cache/invalidate         {keys?, tags?}
@@ -45,7 +46,7 @@ func (s *Service) get(w http.ResponseWriter, r *http.Request) error {
 	if it == nil {
 		return problem.New(problem.NotFound, "There is no value under this key, or it has expired.")
 	}
-	answer(w, r, it, hit(it, level))
+	s.answer(w, r, it, hit(it, level))
 	return nil
 }
 
@@ -54,7 +55,7 @@ func hit(it *item, level string) string {
 }
 
 // answer writes the value. status is what follows the cache's name in Cache-Status (RFC 9211).
-func answer(w http.ResponseWriter, r *http.Request, it *item, status string) {
+func (s *Service) answer(w http.ResponseWriter, r *http.Request, it *item, status string) {
 	h := w.Header()
 	h.Set("Content-Type", it.contentType)
 	h.Set("Content-Length", strconv.Itoa(len(it.value)))
@@ -62,6 +63,10 @@ func answer(w http.ResponseWriter, r *http.Request, it *item, status string) {
 	h.Set("Cache-Status", "gatehouse; "+status)
 	h.Set("Cache-Control", "no-store") // the value may be replaced at any moment
 	h.Set("X-Content-Type-Options", "nosniff")
+	if !s.cfg.Inline { // what a client stored is a page of the site otherwise
+		h.Set("Content-Security-Policy", "sandbox")
+		h.Set("Content-Disposition", "attachment")
+	}
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(it.value) //nolint:gosec // the value as it was put, with its own type and nosniff
@@ -94,16 +99,34 @@ func (s *Service) put(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	_, isNew, err := s.state.save(key, newItem(value, contentType, tags, m, ttl), nil)
+	create, err := createOnly(r)
 	if err != nil {
 		return err
 	}
-	if isNew {
+	_, isNew, err := s.state.save(key, newItem(value, contentType, tags, m, ttl), create, nil)
+	switch {
+	case err != nil:
+		return err
+	case create && !isNew:
+		return problem.New(problem.PreconditionFailed, "There is a value under this key already, and If-None-Match: * asks for a new one.")
+	case isNew:
 		w.WriteHeader(http.StatusCreated)
 		return nil
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// createOnly reports whether the request may only create a value, by If-None-Match: * (RFC 9110 section
+// 13.1.2). Values have no entity tags that other conditions could name.
+func createOnly(r *http.Request) (bool, error) {
+	switch values := r.Header.Values("If-None-Match"); {
+	case len(values) == 0 && r.Header.Get("If-Match") == "":
+		return false, nil
+	case len(values) == 1 && strings.TrimSpace(values[0]) == "*" && r.Header.Get("If-Match") == "":
+		return true, nil
+	}
+	return false, problem.New(problem.InvalidRequest, "The only condition on a value is If-None-Match: *, which creates it.")
 }
 
 func newItem(value []byte, contentType string, tags []string, m Mark, ttl time.Duration) *item {

@@ -44,6 +44,9 @@ type Config struct {
 	DefaultTTL unit.Duration `json:"default_ttl,omitempty"`
 	// MaxValue is the largest value that is accepted. Default: 1MiB.
 	MaxValue unit.Size `json:"max_value,omitempty"`
+	// Inline lets browsers show values as pages of the site. Default: off, so that they are downloads in a
+	// sandbox, whatever their media types.
+	Inline bool `json:"inline,omitempty"`
 	// FillAllow are the places that a fill may fetch from, as HOST, for any port, HOST:PORT or
 	// HOST:PORT/path/prefix. Of the gateway itself only sites whose host and port stand here are fetched
 	// from, and never its admin endpoint. Default: none, so that fills are refused.

@@ -59,7 +59,7 @@ func (s *Service) fill(w http.ResponseWriter, r *http.Request, key string) error
 		return err
 	}
 	if it != nil {
-		answer(w, r, it, hit(it, level))
+		s.answer(w, r, it, hit(it, level))
 		return nil
 	}
 	f, joined := s.join(flightKey{key, target.String()}, ttl, in.Tags)
@@ -75,7 +75,7 @@ func (s *Service) fill(w http.ResponseWriter, r *http.Request, key string) error
 	if joined {
 		status += "; collapsed"
 	}
-	answer(w, r, f.item, status)
+	s.answer(w, r, f.item, status)
 	return nil
 }
 
@@ -138,7 +138,7 @@ func (s *Service) obtain(ctx context.Context, f *flight, k flightKey, ttl time.D
 		return nil, "", err
 	}
 	it = newItem(value, contentType, f.tags, m, ttl)
-	saved, _, err := s.state.save(k.key, it, func() bool { return s.state.current(URL{Path: k.key}, m, f.tags) })
+	saved, _, err := s.state.save(k.key, it, false, func() bool { return s.state.current(URL{Path: k.key}, m, f.tags) })
 	if err != nil {
 		return nil, "", err
 	}

@@ -82,8 +82,9 @@ func (st *State) fits(it *item) bool {
 
 // save writes the item durably, then to memory, and says whether the key had no valid value before.
 // A fill gives allowed, which is asked last of all; if it says no, nothing is written. A client's own
-// value has none, and what is being fetched for the key meanwhile will not replace it.
-func (st *State) save(key string, it *item, allowed func() bool) (saved, isNew bool, err error) {
+// value has none, and what is being fetched for the key meanwhile will not replace it. With create nothing
+// is written where the key has a valid value.
+func (st *State) save(key string, it *item, create bool, allowed func() bool) (saved, isNew bool, err error) {
 	stored, err := st.db.Reserve(1, len(it.value))
 	if err != nil {
 		return false, false, err
@@ -93,6 +94,13 @@ func (st *State) save(key string, it *item, allowed func() bool) (saved, isNew b
 	err = st.write(func(ctx context.Context, tx *sql.Tx) (err error) {
 		if saved = allowed == nil || allowed(); !saved {
 			return nil
+		}
+		if create {
+			old, err := st.read(ctx, tx, key, time.Now())
+			if err != nil || old != nil {
+				saved = false
+				return err
+			}
 		}
 		if allowed == nil {
 			st.fences.bump(u)

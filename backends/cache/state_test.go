@@ -220,7 +220,7 @@ func testReadsNeverGoBack(t *testing.T, url string) {
 	}
 	for i := int64(1); i <= 60; i++ {
 		it := newItem([]byte(fmt.Sprint(i)), "text/plain", nil, s.state.mark(URL{Path: "k"}), time.Minute)
-		if _, _, err := s.state.save("k", it, nil); err != nil {
+		if _, _, err := s.state.save("k", it, false, nil); err != nil {
 			t.Fatal(err)
 		}
 		newest.Store(i)
@@ -372,7 +372,7 @@ func testObjects(t *testing.T, url string) {
 func BenchmarkGetMemory(b *testing.B) {
 	s, _, stop := start(b, b.TempDir(), Config{})
 	defer stop()
-	if _, _, err := s.state.save("k", newItem(make([]byte, 1024), "a/b", []string{"t", "u"}, s.state.mark(URL{Path: "k"}), time.Hour), nil); err != nil {
+	if _, _, err := s.state.save("k", newItem(make([]byte, 1024), "a/b", []string{"t", "u"}, s.state.mark(URL{Path: "k"}), time.Hour), false, nil); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
@@ -392,7 +392,7 @@ func BenchmarkPutParallel(b *testing.B) {
 		for pb.Next() {
 			key := fmt.Sprint(n.Add(1) % 1000)
 			it := newItem(make([]byte, 1024), "a/b", nil, s.state.mark(URL{Path: key}), time.Hour)
-			if _, _, err := s.state.save(key, it, nil); err != nil {
+			if _, _, err := s.state.save(key, it, false, nil); err != nil {
 				b.Error(err)
 			}
 		}

@@ -1,6 +1,7 @@
 package webhooks
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -24,7 +25,8 @@ const (
 type eventInput struct {
 	Type    string          `json:"type"`
 	Payload json.RawMessage `json:"payload"`
-	// ID makes the call repeatable: an id that is known already sends nothing. Default: a new one.
+	// ID makes the call repeatable: an id that is known already sends nothing, and is a conflict with another
+	// type or payload. Default: a new one.
 	ID string `json:"id"`
 }
 
@@ -88,7 +90,7 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 	}
 	if n == 0 {
 		out.Duplicate = true
-		return out, nil
+		return out, sameEvent(ctx, tx, in)
 	}
 	rows, err := tx.QueryContext(ctx, "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE state = $1 ORDER BY seq", active)
 	endpoints, err := collect(rows, err, scanEndpoint)
@@ -111,6 +113,25 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 		out.Deliveries++
 	}
 	return out, nil
+}
+
+// sameEvent returns the problem with an id that was used for an event of another type or payload.
+func sameEvent(ctx context.Context, tx *sql.Tx, in eventInput) error {
+	var typ string
+	var body []byte
+	if err := tx.QueryRowContext(ctx, "SELECT type, body FROM webhooks_events WHERE id = $1", in.ID).Scan(&typ, &body); err != nil {
+		return fmt.Errorf("reading the event of this id: %w", err)
+	}
+	var old struct {
+		Data json.RawMessage `json:"data"`
+	}
+	if err := json.Unmarshal(body, &old); err != nil {
+		return fmt.Errorf("decoding the event of this id: %w", err)
+	}
+	if typ != in.Type || !bytes.Equal(old.Data, in.Payload) {
+		return problem.New(problem.Conflict, "There is an event of this id already, with another type or payload: choose another id.")
+	}
+	return nil
 }
 
 // deliverJob is the payload of a job of deliverKind.

@@ -115,6 +115,13 @@ func (e *examiner) values(t *testing.T) {
 			if got.header.Get("Age") == "" || !strings.Contains(got.header.Get("Cache-Status"), "gatehouse; hit") {
 				t.Errorf("got header %v, want Age and a hit in Cache-Status", got.header)
 			}
+			if got.header.Get("X-Content-Type-Options") != "nosniff" || got.header.Get("Content-Security-Policy") != "sandbox" || got.header.Get("Content-Disposition") != "attachment" {
+				t.Errorf("got header %v, want a download in a sandbox", got.header)
+			}
+			e.problem(t, e.do(t, "PUT", path, "other", "If-None-Match", "*"), 412, "precondition-failed")
+			if got = e.want(t, e.do(t, "GET", path, ""), 200); got.body != "one" {
+				t.Errorf("got %q after a refused PUT, want what was there", got.body)
+			}
 			e.want(t, e.do(t, "PUT", path, "two"), 204)
 			if got = e.want(t, e.do(t, "GET", path, ""), 200); got.body != "two" || got.header.Get("Content-Type") != "application/octet-stream" {
 				t.Errorf("got %q of type %q, want the second value", got.body, got.header.Get("Content-Type"))
@@ -132,6 +139,22 @@ func (e *examiner) values(t *testing.T) {
 		e.want(t, e.do(t, "PUT", "/cache/"+e.key("x")+"%2Fy", "v"), 201)
 		if got := e.want(t, e.do(t, "GET", "/cache/"+e.key("x")+"/y", ""), 200); got.body != "v" {
 			t.Errorf("got %q", got.body)
+		}
+	})
+	t.Run("created-once", func(t *testing.T) {
+		path := "/cache/" + e.key("created")
+		var created atomic.Int64
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if a, err := e.try("PUT", path, "v", "If-None-Match", "*"); err == nil && a.status == 201 {
+					created.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if n := created.Load(); n != 1 {
+			t.Errorf("%d of 20 created the value, want 1", n)
 		}
 	})
 	t.Run("empty-and-binary", func(t *testing.T) {
@@ -334,6 +357,8 @@ func (e *examiner) badInput(t *testing.T) {
 		"tags-too-many":        {"PUT", path + "?" + strings.Repeat("tag=a&", 65), "v", nil, 400, "invalid-request"},
 		"content-type":         {"PUT", path, "v", []string{"Content-Type", "not a type"}, 400, "invalid-request"},
 		"value-too-large":      {"PUT", path, strings.Repeat("x", 1<<20+1), nil, 413, "content-too-large"},
+		"condition-on-a-tag":   {"PUT", path, "v", []string{"If-None-Match", `"a"`}, 400, "invalid-request"},
+		"condition-match":      {"PUT", path, "v", []string{"If-Match", "*"}, 400, "invalid-request"},
 		"post-without-act":     {"POST", path, "{}", nil, 405, "method-not-allowed"},
 		"patch":                {"PATCH", path, "{}", nil, 405, "method-not-allowed"},
 		"invalidate-nothing":   {"POST", "/cache/invalidate", "{}", nil, 400, "invalid-request"},

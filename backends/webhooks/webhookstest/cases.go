@@ -195,6 +195,11 @@ func (x *examiner) sameEventTwice(t *testing.T) {
 	if first.Duplicate || !second.Duplicate || second.ID != first.ID || second.Deliveries != 0 {
 		t.Errorf("got %+v, then %+v", first, second)
 	}
+	for member, value := range map[string]any{"payload": 2, "type": newType()} {
+		other := object{"type": typ, "payload": 1, "id": in["id"]}
+		other[member] = value
+		x.call(t, http.MethodPost, "/events", other, http.StatusConflict, nil)
+	}
 	x.only(t, e.ID)
 	if n := len(s.requests()); n != 1 {
 		t.Errorf("the event was sent %d times, want once", n)

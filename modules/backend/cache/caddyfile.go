@@ -24,6 +24,7 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //		default_ttl DURATION  # default 5m
 //		max_value   SIZE      # default 1MiB
 //		fill_allow  HOST[:PORT][/PREFIX]...   # where fills may fetch from; default none
+//		inline                # browsers may show values as pages; default: they are downloads in a sandbox
 //		owner         TEMPLATE  # whose a caller's values are, such as {http.auth.user.tenant}; default {http.auth.user.id}
 //		admin_role    ROLE      # whose holders are operators; default admin
 //		service_scope SCOPE     # whose holders are services, the app itself; default cache:write
@@ -38,6 +39,10 @@ func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		dispense.Option{Name: "disk", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.Disk) }},
 		dispense.Option{Name: "default_ttl", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.DefaultTTL) }},
 		dispense.Option{Name: "max_value", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.MaxValue) }},
+		dispense.Option{Name: "inline", Parse: func(d *caddyfile.Dispenser) error {
+			b.Inline = true
+			return dispense.End(d, "inline")
+		}},
 		dispense.Option{Name: "fill_allow", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &b.FillAllow) }},
 	)...)
 	if err != nil {
