@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/exchange"
 	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
@@ -45,16 +45,14 @@ func ownAddress(err error) error {
 
 // newClient fetches straight from the origin: no proxy of the environment, no cookies, and redirects
 // only to where the first request went, within the places.
-func newClient(places egress.Places) *http.Client {
-	return &http.Client{
-		Transport: places.NewTransport(&http.Transport{
-			TLSHandshakeTimeout:    5 * time.Second,
-			ForceAttemptHTTP2:      true,
-			MaxIdleConnsPerHost:    16,
-			IdleConnTimeout:        30 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-		}, 5*time.Second),
-		CheckRedirect: func(r *http.Request, via []*http.Request) error {
+func newClient(places egress.Places) *exchange.Client {
+	return exchange.New(exchange.Options{
+		DialTimeout: 5 * time.Second,
+		Compression: true,
+		Guard: func(base *http.Transport, dialTimeout time.Duration) exchange.Transport {
+			return places.NewTransport(base, dialTimeout)
+		},
+		Redirect: func(r *http.Request, via []*http.Request) error {
 			if len(via) > maxRedirects {
 				return errors.New("the origin redirects too often")
 			}
@@ -68,7 +66,7 @@ func newClient(places egress.Places) *http.Client {
 			}
 			return nil
 		},
-	}
+	})
 }
 
 // fetch gets the URL once there is a slot for it. Its errors are problems.
@@ -84,29 +82,27 @@ func (s *Service) fetch(ctx context.Context, target string) (value []byte, conte
 		return nil, "", fmt.Errorf("making the request: %w", err)
 	}
 	req.Header.Set("User-Agent", "gatehouse")
-	resp, err := s.client.Do(req)
+	limit := int(s.cfg.MaxValue)
+	resp, err := s.client.Do(req, limit)
 	if err != nil {
 		return nil, "", failed(ctx, err)
 	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode < 200 || resp.StatusCode > 299 || resp.StatusCode == http.StatusPartialContent {
-		e := problem.New(problem.UpstreamFailed, "The origin answered the fill with status %d.", resp.StatusCode)
-		e.Extra = map[string]any{"origin_status": resp.StatusCode}
+	if resp.Status < 200 || resp.Status > 299 || resp.Status == http.StatusPartialContent {
+		e := problem.New(problem.UpstreamFailed, "The origin answered the fill with status %d.", resp.Status)
+		e.Extra = map[string]any{"origin_status": resp.Status}
 		return nil, "", e
 	}
-	limit := int64(s.cfg.MaxValue)
-	value, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	if err != nil {
-		return nil, "", failed(ctx, err)
-	}
-	if int64(len(value)) > limit {
+	if resp.More {
 		return nil, "", problem.New(problem.UpstreamFailed, "The origin's body is larger than max_value, %d bytes.", limit)
+	}
+	if resp.Cut != nil {
+		return nil, "", failed(ctx, resp.Cut)
 	}
 	contentType, err = parseContentType(resp.Header.Get("Content-Type"))
 	if err != nil {
 		contentType = "application/octet-stream"
 	}
-	return value, contentType, nil
+	return resp.Body, contentType, nil
 }
 
 func failed(ctx context.Context, err error) error {

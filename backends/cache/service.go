@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/exchange"
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 )
@@ -23,7 +24,7 @@ type Service struct {
 	log    *slog.Logger
 	router *httpapi.Router
 	places egress.Places
-	client *http.Client
+	client *exchange.Client
 
 	fillTime  time.Duration // bounds one fill
 	slots     chan struct{} // one is held by each fetch
@@ -109,6 +110,6 @@ func (s *Service) Close() error {
 	s.state.leave(s)
 	s.stopFills()
 	s.fills.Wait()
-	s.client.CloseIdleConnections()
+	s.client.CloseIdle()
 	return nil
 }

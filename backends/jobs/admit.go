@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/longpoll"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
@@ -25,7 +26,8 @@ const (
 type apiState struct {
 	callbacks *bell  // an end that a callback may be due for
 	bells     *bells // jobs for the long polls of pull workers
-	vain      *vain  // fetches for them that a bound has kept from any job
+	polls     longpoll.Bound
+	vain      *vain // fetches for them that a bound has kept from any job
 	drained   drained
 	tallies   tallies
 }

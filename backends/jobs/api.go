@@ -50,6 +50,7 @@ func (s *Service) routes() *httpapi.Router {
 	operators.handle(http.MethodPost, "/queues/{queue}/pause", s.pauseQueue)
 	operators.handle(http.MethodPost, "/queues/{queue}/resume", s.resumeQueue)
 	operators.handle(http.MethodPost, "/queues/{queue}/drain", s.drainQueue)
+	operators.handle(http.MethodPost, "/queues/{queue}/breaker/reset", s.resetBreaker)
 	return rt
 }
 
@@ -162,7 +163,10 @@ func (s *Service) getJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Etag", etag(v))
+	w.Header().Set("Etag", etag(v)) // of what is stored
+	if v.WaitingFor, err = s.waitingFor(r.Context(), &v); err != nil {
+		return err
+	}
 	return httpapi.WriteJSON(w, http.StatusOK, v)
 }
 
@@ -283,7 +287,7 @@ func (s *Service) deleteJob(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		if queue == internalQueue {
+		if isInternal(queue) {
 			return problem.New(problem.Forbidden, "The job %d is another backend's own and is not cancelled.", id)
 		}
 		if state == stateCompleted || state == stateDead || state == stateCancelled {

@@ -275,7 +275,7 @@ func TestCallbacksAreToldOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got := s.number(t, "SELECT count(*) FROM river_job WHERE queue = 'internal'"); got != n {
+	if got := s.number(t, "SELECT count(*) FROM river_job WHERE queue = 'internal-callbacks'"); got != n {
 		t.Errorf("got %d callbacks, want %d", got, n)
 	}
 	if err := s.sweep(t.Context()); err != nil {

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	neturl "net/url"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -75,7 +76,7 @@ func (s *Service) callBack(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.wake.poke(internalQueue)
+		s.wake.poke(callbackQueue)
 	}
 	return nil
 }
@@ -89,7 +90,7 @@ func (s *Service) callbacksDue(ctx context.Context) (due []int64, err error) {
 }
 
 // callbackTx marks the job as told and enqueues the push, unless somebody else has, or the job runs again.
-// The push is on the queue internal, which no user pauses and whose attempts span a day.
+// The push is on a queue that no user pauses and whose attempts span a day.
 func (s *Service) callbackTx(ctx context.Context, tx *sql.Tx, id int64) error {
 	res, err := tx.ExecContext(ctx, "UPDATE river_job SET metadata = "+s.q.notified()+" WHERE id = $1 AND "+bare(callbackDue), id)
 	if err != nil {
@@ -112,9 +113,18 @@ func (s *Service) callbackTx(ctx context.Context, tx *sql.Tx, id int64) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.insertTx(ctx, tx, pushArgs{Target: url, Body: body, Timeout: unit.Duration(callbackTimeout)},
-		river.InsertOpts{Queue: internalQueue, MaxAttempts: internalSettings.Attempts})
+	_, err = s.insertTx(ctx, tx, pushArgs{Target: url, Body: body, Key: hostOf(url), Timeout: unit.Duration(callbackTimeout)},
+		river.InsertOpts{Queue: callbackQueue, MaxAttempts: internalSettings.Attempts})
 	return err
+}
+
+// hostOf is the host and port of a URL.
+func hostOf(target string) string {
+	u, err := neturl.Parse(target)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // toldOf says that the job ended and has a callback that may not know it yet.

@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -21,13 +20,12 @@ const (
 	maxAttempts    = 1000
 	maxTimeout     = 24 * time.Hour
 	maxName        = 64
+	// maxDrain leaves some of the host's time to store the ends of what is cut off.
+	maxDrain = 25 * time.Second
 )
 
-// The two queues that exist in every configuration.
-const (
-	defaultQueue  = "default"
-	internalQueue = "internal" // in-process kinds, ours alone
-)
+// defaultQueue exists in every configuration.
+const defaultQueue = "default"
 
 // Config is the configuration of the jobs backend. The zero value has the queue "default" without
 // a target, and works.
@@ -35,7 +33,8 @@ type Config struct {
 	service.Authority
 
 	// Queues are the queues by name. A name has lower-case letters and digits, parted by single
-	// hyphens or underscores. The queue "default" always exists; "internal" belongs to the gateway.
+	// hyphens or underscores. The queue "default" always exists; "internal", and what begins with
+	// "internal-", belongs to the gateway.
 	Queues map[string]Queue `json:"queues,omitempty"`
 	// Allow lists the places that a job may name as its target or callback, each as HOST, for any port,
 	// HOST:PORT or HOST:PORT/path/prefix. What is below the target of a queue is allowed as well. Nothing
@@ -44,6 +43,11 @@ type Config struct {
 	Allow []string `json:"allow,omitempty"`
 	// UI mounts a web page over the jobs at /jobs/ui, for operators. Default: off.
 	UI bool `json:"ui,omitempty"`
+	// Drain is how long what runs may go on when the process ends, up to 25s, and when the configuration changes
+	// the time of the queues without their own. Default: 20s.
+	Drain unit.Duration `json:"drain,omitempty"`
+	// Breaker is that of the queues that do not have their own.
+	Breaker Breaker `json:"breaker,omitzero"`
 	// Schedules are the schedules by name; names are like those of queues.
 	Schedules map[string]Schedule `json:"schedules,omitempty"`
 }
@@ -83,8 +87,14 @@ type Queue struct {
 	Timeout unit.Duration `json:"timeout,omitempty"`
 	// MaxAge is how long after its first due time a job is still tried; then it is dead. Default: no bound.
 	MaxAge unit.Duration `json:"max_age,omitempty"`
+	// Drain is how long the pushes of the queue that run may go on when the configuration changes, up to 24h,
+	// while the new one works the queue already. When the process ends Config.Drain bounds it. What is cut off
+	// goes back to the queue without losing an attempt. Default: Config.Drain.
+	Drain unit.Duration `json:"drain,omitempty"`
 	// Keep is how many finished jobs are kept for inspection, and how long.
 	Keep Keep `json:"keep,omitzero"`
+	// Breaker says when pushes are held back. What it leaves out is as in Config.Breaker.
+	Breaker Breaker `json:"breaker,omitzero"`
 }
 
 // Keep is how many finished jobs of a queue are kept, and how long; what is beyond either is deleted
@@ -119,17 +129,24 @@ func (q Queue) withDefaults() Queue {
 	q.Attempts = cmp.Or(q.Attempts, 5)
 	q.Backoff = cmp.Or(q.Backoff, defaultBackoff)
 	q.Timeout = unit.Duration(q.Timeout.Or(30 * time.Second))
+	q.Breaker = q.Breaker.withDefaults()
 	return q
 }
 
 // internalSettings is the queue of the in-process kinds. Its attempts span about a day, with waits of
 // half an hour on the average towards the end, since a webhook's receiver may be down for a night.
-var internalSettings = Queue{Concurrency: 10, Attempts: 58, Backoff: defaultBackoff}
+var internalSettings = Queue{Concurrency: 10, Attempts: 58, Backoff: defaultBackoff, Breaker: Breaker{}.withDefaults()}
+
+// callbackSettings is the queue of the pushes to callbacks.
+var callbackSettings = Queue{
+	Concurrency: callbackPlaces, KeyConcurrency: callbackPlacesEach, Attempts: internalSettings.Attempts, Backoff: defaultBackoff, Breaker: internalSettings.Breaker,
+}
 
 // queues are the configured queues with their defaults, and the two that always exist.
 func (c Config) queues() map[string]Queue {
-	all := map[string]Queue{defaultQueue: Queue{}.withDefaults()}
+	all := map[string]Queue{defaultQueue: Queue{Breaker: c.Breaker}.withDefaults()}
 	for name, q := range c.Queues {
+		q.Breaker = q.Breaker.or(c.Breaker)
 		all[name] = q.withDefaults()
 	}
 	all[internalQueue] = internalSettings
@@ -153,12 +170,18 @@ func (c Config) Validate() error {
 	if err := c.Authority.Validate(); err != nil {
 		return err
 	}
+	if c.Drain < 0 || c.Drain.Std() > maxDrain {
+		return fmt.Errorf("drain must be at most %s, not %s: the process waits no longer for its backends", maxDrain, c.Drain)
+	}
+	if err := c.Breaker.validate(); err != nil {
+		return err
+	}
 	return c.validateSchedules()
 }
 
 func (q Queue) validate(name string) error {
-	if name == internalQueue {
-		return errors.New("the queue name internal is taken by the gateway's own jobs, choose another")
+	if isInternal(name) {
+		return fmt.Errorf("the queue name %s is taken by the gateway's own jobs, as are all that begin with internal-: choose another", name)
 	}
 	if len(name) > maxName || !queueName.MatchString(name) {
 		return fmt.Errorf("%q is not a queue name: use up to %d lower-case letters and digits, parted by single hyphens or underscores",
@@ -202,6 +225,12 @@ func (q Queue) validate(name string) error {
 	}
 	if q.Timeout < 0 || q.Timeout.Std() > maxTimeout {
 		say("timeout must be at most %s, not %s", maxTimeout, q.Timeout)
+	}
+	if q.Drain < 0 || q.Drain.Std() > maxTimeout {
+		say("drain must be at most %s, not %s", maxTimeout, q.Drain)
+	}
+	if err := q.Breaker.validate(); err != nil {
+		say("%v", err)
 	}
 	if q.Keep.completed() < 0 || q.Keep.failed() < 0 || q.Keep.CompletedFor < 0 || q.Keep.FailedFor < 0 {
 		say("keep must not be negative")

@@ -110,8 +110,8 @@ func (s *Service) cancelJobs(w http.ResponseWriter, r *http.Request) error {
 		return unfit("Name at least one of queue, state, kind, key, owner, error, since and until: without any, all jobs would be cancelled.")
 	}
 	b.restrict(callerOf(r.Context()))
-	if b.Queue == internalQueue {
-		return problem.New(problem.Forbidden, "The jobs of the queue internal are the other backends' own and are not cancelled.")
+	if isInternal(b.Queue) {
+		return problem.New(problem.Forbidden, "The jobs of the queue %.64s are the other backends' own and are not cancelled.", b.Queue)
 	}
 	receipt, err := s.inBulk(r.Context(), b, func(ctx context.Context, tx *sql.Tx, ids []int64) (int, int, error) {
 		done, err := s.cancelTx(ctx, tx, ids, b.State)
@@ -166,7 +166,7 @@ func (s *Service) chooseBelow(ctx context.Context, b *bulk, before int64) (ids [
 	err = s.eachError(ctx, &b.filter, before, bulkRead, func(e *lastError) {
 		n++
 		last = e.id
-		if e.queue == internalQueue && b.Queue != internalQueue {
+		if isInternal(e.queue) && !isInternal(b.Queue) {
 			return // the other backends' own are changed where they are meant alone
 		}
 		if b.Cause == "" || e.cause() == b.Cause {
@@ -288,7 +288,7 @@ func (s *Service) cancelTx(ctx context.Context, tx *sql.Tx, ids []int64, state s
 func (s *Service) cancellable(ctx context.Context, tx *sql.Tx, ids []int64, state string) (waiting, running []int64, err error) {
 	where, args := s.chosen(ids, state)
 	rows, err := tx.QueryContext(ctx, `SELECT j.id, j.state = 'running' FROM river_job j
-		WHERE j.finalized_at IS NULL AND j.queue <> '`+internalQueue+`' AND `+where+" ORDER BY j.id"+s.q.forUpdate(), args...)
+		WHERE j.finalized_at IS NULL AND `+notInternal+` AND `+where+" ORDER BY j.id"+s.q.forUpdate(), args...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading the jobs to cancel: %w", err)
 	}
@@ -366,7 +366,7 @@ func matches(header, tag string) bool {
 
 // editTx gives the job another payload.
 func (s *Service) editTx(ctx context.Context, tx *sql.Tx, id int64, queue string, payload json.RawMessage) error {
-	if queue == internalQueue {
+	if isInternal(queue) {
 		return problem.New(problem.Forbidden, "The job %d is another backend's own and is not edited.", id)
 	}
 	_, err := tx.ExecContext(ctx, "UPDATE river_job SET args = "+s.q.withBody("$1")+" WHERE id = $2", base64.StdEncoding.EncodeToString(payload), id)

@@ -230,7 +230,7 @@ func TestBulkLeavesInternalJobsAlone(t *testing.T) {
 	if w := send(s, http.MethodPost, "/jobs/retry", `{}`); w.Body.String() != "{\"count\":0}\n" {
 		t.Errorf("got %s, want it left alone", w.Body)
 	}
-	if w := send(s, http.MethodPost, "/jobs/retry", `{"queue":"internal","kind":"kind"}`); w.Body.String() != "{\"count\":1}\n" {
+	if w := send(s, http.MethodPost, "/jobs/retry", `{"queue":"internal-kind","kind":"kind"}`); w.Body.String() != "{\"count\":1}\n" {
 		t.Errorf("got %s, want it retried when it is meant", w.Body)
 	}
 }

@@ -73,7 +73,7 @@ func unfit(format string, args ...any) error {
 func (s *Service) check(q *request, now time.Time) (o order, err error) {
 	queue := cmp.Or(q.Queue, defaultQueue)
 	settings, ok := s.queues[queue]
-	if !ok || queue == internalQueue {
+	if !ok || isInternal(queue) {
 		return order{}, unfit("There is no queue of that name, known are: %s.", s.publicQueues())
 	}
 	if err = checkPayload(q.Payload); err != nil {

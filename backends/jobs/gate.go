@@ -78,10 +78,14 @@ func (s *Service) take(ctx context.Context, queue string, want int, owner string
 	slots := want
 	waiting, err := s.anyWaiting(ctx, queue)
 	s.active.leave(queue, waiting)
-	if want = s.breakers.room(q.Target, want); want <= 0 || err != nil || !waiting {
+	want, tried := s.breakers.room(queue, q.Target, &q, want)
+	if want <= 0 || err != nil || !waiting {
 		return nil, err
 	}
 	f := fetch{s: s, queue: queue, q: q, owner: owner, want: want}
+	if tried {
+		f.least = 1
+	}
 	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
 		f.tx = tx
 		if err := f.run(ctx); err != nil {
@@ -136,6 +140,7 @@ type fetch struct {
 	q     Queue
 	owner string
 	want  int
+	least int // attempts that a job has behind it
 
 	now     time.Time // of the database, where a rate is in force
 	running map[string]int
@@ -412,10 +417,10 @@ func (f *fetch) claim(ctx context.Context, priority int, lanes []lane) (map[stri
 		if err != nil {
 			return nil, err
 		}
-		return got, scan(claimPostgres, f.queue, priority, string(asked), f.owner)
+		return got, scan(claimPostgres, f.queue, priority, string(asked), f.owner, f.least)
 	}
 	for _, l := range lanes {
-		if err := scan(claimSQLite, f.queue, priority, l.Key, min(l.Room, f.want), f.owner); err != nil {
+		if err := scan(claimSQLite, f.queue, priority, l.Key, min(l.Room, f.want), f.owner, f.least); err != nil {
 			return got, err
 		}
 	}
@@ -425,13 +430,13 @@ func (f *fetch) claim(ctx context.Context, priority int, lanes []lane) (map[stri
 var claimSQLite = `UPDATE river_job SET state = 'running', attempt = attempt + 1, attempted_at = ` + sqliteDialect.now + `,
 		attempted_by = jsonb_array($5)
 	WHERE id IN (SELECT j.id FROM river_job j WHERE j.queue = $1 AND j.state = 'available' AND j.priority = $2 AND ` + sqliteDialect.key + ` = $3
-		AND j.scheduled_at <= ` + sqliteDialect.now + ` ORDER BY j.scheduled_at, j.id LIMIT $4)
+		AND j.scheduled_at <= ` + sqliteDialect.now + ` AND j.attempt >= $6 ORDER BY j.scheduled_at, j.id LIMIT $4)
 	RETURNING id, ` + bare(sqliteDialect.key)
 
 var claimPostgres = `UPDATE river_job SET state = 'running', attempt = river_job.attempt + 1, attempted_at = now(), attempted_by = ARRAY[$4::text]
 	FROM (SELECT j.id FROM json_to_recordset($3::json) AS l(k text, n integer) CROSS JOIN LATERAL (
 		SELECT j.id FROM river_job j WHERE j.queue = $1 AND j.state = 'available' AND j.priority = $2 AND ` + postgresDialect.key + ` = l.k
-		AND j.scheduled_at <= now() ORDER BY j.scheduled_at, j.id LIMIT l.n FOR UPDATE SKIP LOCKED) AS j) AS due
+		AND j.scheduled_at <= now() AND j.attempt >= $5 ORDER BY j.scheduled_at, j.id LIMIT l.n FOR UPDATE SKIP LOCKED) AS j) AS due
 	WHERE river_job.id = due.id
 	RETURNING river_job.id, coalesce(river_job.metadata ->> 'key', '')`
 

@@ -139,7 +139,11 @@ func TestThousandsOfKeysTakeTurns(t *testing.T) {
 
 // fast is breakers that let everything pass.
 func fast() *breakers {
-	return &breakers{all: map[string]*breaker{"http://127.0.0.1:1": {limit: fullSpeed, last: time.Now().Add(time.Hour)}}}
+	b := newBreakers()
+	q := Queue{}.withDefaults()
+	r := b.of("q", "http://127.0.0.1:1", q.Breaker, time.Now())
+	r.limit, r.last = fullSpeed, time.Now().Add(time.Hour)
+	return b
 }
 
 func TestPriorityBeforeTurns(t *testing.T) {

@@ -277,16 +277,6 @@ func (s *Service) insertMany(ctx context.Context, tx *sql.Tx, params []river.Ins
 	return ids, nil
 }
 
-// EnqueueTx puts a job of an in-process kind into tx; it runs after the commit. Call Poke then.
-func (s *Service) EnqueueTx(ctx context.Context, tx *sql.Tx, kind string, payload []byte) (id string, err error) {
-	n, err := s.insertTx(ctx, tx, callArgs{Name: kind, Payload: payload},
-		river.InsertOpts{Queue: internalQueue, MaxAttempts: internalSettings.Attempts})
-	if err != nil {
-		return "", err
-	}
-	return strconv.FormatInt(n, 10), nil
-}
-
 // EnqueuePushTx puts a push to the target of the named queue into tx; it runs after the commit.
 // Body and header are sent as they are, but for the headers of the connection and those of the job.
 // With a Webhook-Signature in header the push is not signed again. Call Poke after the commit.

@@ -10,9 +10,7 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +19,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/exchange"
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
@@ -46,8 +45,13 @@ type Deps struct {
 	DB *sqldb.DB
 	// Log takes faults. Nil drops them.
 	Log *slog.Logger
-	// StopTime is how long Run waits for running jobs before it cancels them. Default: 20s.
+	// StopTime is how long Run waits for running jobs before it cancels them, where their queue does not say
+	// otherwise. Default: 20s.
 	StopTime time.Duration
+	// Exit is closed when the process ends: StopTime then bounds all queues. Default: never.
+	Exit <-chan struct{}
+	// Event is called with what subscribers may want to know, one event at a time. Nil drops them.
+	Event func(name string, data map[string]any)
 	// SigningKey signs pushes: the text whsec_ and the base64 of at least 24 bytes. Required.
 	SigningKey *secret.Set
 }
@@ -61,7 +65,7 @@ type Service struct {
 	queues  map[string]Queue
 	targets egress.Places
 	signer  *signer
-	http    *http.Client
+	http    *exchange.Client
 	router  *httpapi.Router
 	ui      *ui // nil without one
 
@@ -75,6 +79,15 @@ type Service struct {
 	group    group
 	breakers *breakers
 	active   *active
+	tell     teller
+	trips    byQueue
+	deaths   byQueue
+
+	cuts       cuts
+	drain      time.Duration
+	exit       <-chan struct{}
+	events     chan event
+	subscriber func(name string, data map[string]any)
 	apiState
 	running atomic.Bool
 
@@ -82,6 +95,7 @@ type Service struct {
 
 	mu    sync.RWMutex
 	kinds map[string]func(ctx context.Context, payload []byte) error
+	inner map[string]Queue // the internal queues that are worked here
 }
 
 // boot remembers, in the memory of the process, that what a dead process left has been taken over.
@@ -117,7 +131,7 @@ func (c Config) Open(ctx context.Context, h *service.Host) (service.Service, err
 	if err != nil {
 		return nil, err
 	}
-	s, err := New(c, Deps{DB: h.DB, Log: h.Log.With("backend", "jobs"), SigningKey: key})
+	s, err := New(c, Deps{DB: h.DB, Log: h.Log.With("backend", "jobs"), SigningKey: key, StopTime: c.Drain.Std(), Exit: h.Exit(), Event: h.Emit})
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +155,10 @@ func New(c Config, d Deps) (*Service, error) {
 	}
 	s := &Service{
 		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), active: newActive(), queues: c.queues(), targets: placesOf(c), signer: sign, http: newPushClient(placesOf(c)),
-		authority: c.Authority, wake: newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
+		authority: c.Authority,
+		wake:      newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
+		inner: map[string]Queue{callbackQueue: callbackSettings},
+		drain: cmp.Or(d.StopTime, stopTime), exit: d.Exit, events: make(chan event, maxEvents), subscriber: d.Event,
 	}
 	s.gate.cursors = map[turn]string{}
 	s.group.s = s
@@ -159,6 +176,7 @@ func New(c Config, d Deps) (*Service, error) {
 			settings[name] = river.QueueConfig{MaxWorkers: q.Concurrency}
 		}
 	}
+	settings[callbackQueue] = river.QueueConfig{MaxWorkers: callbackPlaces}
 	s.river, err = river.NewClient(engine, &river.Config{
 		ID:                s.id,
 		Queues:            settings,
@@ -167,7 +185,7 @@ func New(c Config, d Deps) (*Service, error) {
 		FetchCooldown:     fetchCooldown,
 		FetchPollInterval: fetchPoll,
 		JobTimeout:        -1, // each worker says its own; River's rescue leaves a job alone before that
-		SoftStopTimeout:   cmp.Or(d.StopTime, stopTime),
+		SoftStopTimeout:   s.DrainTime(),
 		// Finished jobs are kept by number, see sweep.
 		CancelledJobRetentionPeriod: -1,
 		CompletedJobRetentionPeriod: -1,
@@ -189,17 +207,13 @@ func New(c Config, d Deps) (*Service, error) {
 }
 
 // newPushClient dials the places and nothing else: no proxy from the environment, no redirects.
-func newPushClient(places egress.Places) *http.Client {
-	return &http.Client{
-		Transport: places.NewTransport(&http.Transport{
-			TLSHandshakeTimeout: 10 * time.Second,
-			ForceAttemptHTTP2:   true,
-			DisableCompression:  true,
-			MaxIdleConnsPerHost: 64,
-			IdleConnTimeout:     90 * time.Second,
-		}, 10*time.Second),
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+func newPushClient(places egress.Places) *exchange.Client {
+	return exchange.New(exchange.Options{
+		IdlePerHost: 64,
+		Guard: func(base *http.Transport, dialTimeout time.Duration) exchange.Transport {
+			return places.NewTransport(base, dialTimeout)
+		},
+	})
 }
 
 // ServeHTTP is the HTTP API.
@@ -216,7 +230,8 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Run works the queues until ctx ends. Then it fetches no more, lets running jobs finish for
-// Deps.StopTime, cancels the rest, which go back to their queue without losing an attempt, and returns.
+// the time of their queue, and Deps.StopTime at most once Deps.Exit is closed, cancels the rest, which go
+// back to their queue without losing an attempt, and returns.
 func (s *Service) Run(ctx context.Context) error {
 	// Nobody may see a job of an instance that has not said that it is alive.
 	for err := s.beat(ctx); err != nil; err = s.beat(ctx) {
@@ -253,6 +268,8 @@ func (s *Service) Run(ctx context.Context) error {
 	loops.Go(func() { s.callbackLoop(ctx) })
 	loops.Go(func() { s.schedules.run(ctx) })
 	loops.Go(func() { s.wakeForRetries(again) })
+	loops.Go(func() { s.eventLoop(alive) })
+	loops.Go(func() { s.cutLoop(ctx, s.river.Stopped()) })
 	<-s.river.Stopped()
 	s.running.Store(false)
 	unsubscribe()
@@ -266,7 +283,7 @@ func (s *Service) wakeForRetries(again <-chan *river.Event) {
 		if e.Job != nil && toldOf(e.Job) {
 			s.callbacks.poke()
 		}
-		if s.q.pg && e.Kind == river.EventKindJobSnoozed && e.Job != nil && e.Job.Queue == internalQueue {
+		if s.q.pg && e.Kind == river.EventKindJobSnoozed && e.Job != nil && isInternal(e.Job.Queue) {
 			// A worker may postpone what another instance has to do. Whoever wakes for it at its time
 			// would get it each time; the polls leave it to chance.
 			continue
@@ -291,20 +308,11 @@ func (s *Service) Check(ctx context.Context) error {
 
 // Close closes the idle connections to targets.
 func (s *Service) Close() error {
-	s.http.CloseIdleConnections()
+	s.http.CloseIdle()
 	if s.listener != nil {
 		s.listener.Close()
 	}
 	return nil
-}
-
-// Handle sets the worker of an in-process kind; it replaces an earlier one. An error of the worker
-// with a method RetryAfter() time.Duration postpones the job for that long without using an
-// attempt; one whose method Permanent() bool is true makes it dead at once; any other is retried.
-func (s *Service) Handle(kind string, work func(ctx context.Context, payload []byte) error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.kinds[kind] = work
 }
 
 func (s *Service) worker(kind string) func(context.Context, []byte) error {
@@ -314,7 +322,7 @@ func (s *Service) worker(kind string) func(context.Context, []byte) error {
 }
 
 // Poke tells the fetchers that a transaction with a job has been committed.
-func (s *Service) Poke() { s.wake.poke(slices.Collect(maps.Keys(s.queues))...) }
+func (s *Service) Poke() { s.wake.poke(s.workedQueues()...) }
 
 // QueueTarget is the target of the queue; ok says that the queue exists and has one. Who asks is to put jobs
 // into it that it has verified: from now on users may not, unless the queue is configured as public.
@@ -330,7 +338,13 @@ func (s *Service) settings(queue string) Queue {
 	if q, ok := s.queues[queue]; ok {
 		return q
 	}
-	return Queue{}.withDefaults()
+	if !isInternal(queue) {
+		return Queue{}.withDefaults()
+	}
+	if q, ok := s.innerQueue(queue); ok {
+		return q
+	}
+	return internalSettings
 }
 
 // quiet passes the engine's warnings and errors on, each message at most once in ten seconds: while a

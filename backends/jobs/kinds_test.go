@@ -98,7 +98,7 @@ func TestInProcessKinds(t *testing.T) {
 			t.Parallel()
 			id := enqueue(t, h, s, kind, `{"a": 1}`)
 			v := reach(t, s, id, want.State)
-			if v.Attempt != want.Attempt || v.Postponed != want.Postponed || v.Kind != kind || v.Queue != "internal" || v.MaxAttempts != 58 || v.Payload != nil {
+			if v.Attempt != want.Attempt || v.Postponed != want.Postponed || v.Kind != kind || v.Queue != "internal-"+kind || v.MaxAttempts != 58 || v.Payload != nil {
 				t.Errorf("got %+v, want %+v", v, want)
 			}
 			if kind == "never" && (len(v.Errors) != 1 || v.Errors[0].Message != "deep: broken") {
@@ -129,7 +129,7 @@ func TestRollbackEnqueuesNothing(t *testing.T) {
 func TestKindWithoutWorkerWaits(t *testing.T) {
 	h, s := open(t, t.TempDir(), jobs.Config{})
 	id := enqueue(t, h, s, "unknown-yet", `{}`)
-	if v := reach(t, s, id, "retrying"); v.Attempt != 0 || len(v.Errors) != 0 {
+	if v := reach(t, s, id, "queued"); v.Attempt != 0 || len(v.Errors) != 0 {
 		t.Errorf("got %+v, want no attempt used", v)
 	}
 	s.Handle("unknown-yet", func(context.Context, []byte) error { return nil })
@@ -230,7 +230,7 @@ func TestNothingWaitsForItself(t *testing.T) {
 func TestInternalQueueIsNotForUsers(t *testing.T) {
 	h, s := open(t, t.TempDir(), jobs.Config{})
 	id := enqueue(t, h, s, "nobody-works-this", `{}`)
-	for _, target := range []string{"POST /queues/internal/pause", "POST /queues/internal/resume", "DELETE /jobs/" + id} {
+	for _, target := range []string{"POST /queues/internal/pause", "POST /queues/internal/resume", "POST /queues/internal-nobody-works-this/pause", "DELETE /jobs/" + id} {
 		method, path, _ := strings.Cut(target, " ")
 		w := httptest.NewRecorder()
 		s.ServeHTTP(w, newRequest(method, path, nil))

@@ -57,6 +57,8 @@ type Lease struct {
 	// Fence stands in for the lease in all that the worker says of the job. It only grows.
 	Fence     int64     `json:"fence"`
 	ExpiresAt time.Time `json:"expires_at"`
+	// Redelivered says that another run of the job may have been under way without its end being known.
+	Redelivered bool `json:"redelivered,omitempty"`
 
 	row *rivertype.JobRow
 }
@@ -106,7 +108,15 @@ func (s *Service) postLease(w http.ResponseWriter, r *http.Request) error {
 	if len(q.Worker) > maxKey || hasControl(q.Worker) {
 		return unfit("worker must have at most %d bytes and no control characters.", maxKey)
 	}
+	leave := func() {}
+	if wait > 0 {
+		leave, err = s.polls.Begin(w, r, callerOf(r.Context()))
+		if err != nil {
+			return err
+		}
+	}
 	leases, err := s.lease(r.Context(), queue, n, visibility, wait, q.Worker)
+	leave()
 	if err != nil {
 		return err
 	}
@@ -222,7 +232,7 @@ func leaseOf(row *rivertype.JobRow) (Lease, error) {
 	if err := json.Unmarshal(row.EncodedArgs, &args); err != nil {
 		return Lease{}, fmt.Errorf("reading the arguments of a job: %w", err)
 	}
-	l := Lease{ID: itoa(row.ID), Queue: row.Queue, Key: args.Key, Attempt: row.Attempt, MaxAttempts: row.MaxAttempts, row: row}
+	l := Lease{ID: itoa(row.ID), Queue: row.Queue, Key: args.Key, Attempt: row.Attempt, MaxAttempts: row.MaxAttempts, Redelivered: isRedelivered(row), row: row}
 	if json.Valid(args.Body) && utf8.Valid(args.Body) {
 		l.Payload = args.Body
 	} else {

@@ -334,6 +334,9 @@ func (s *Service) setState(ctx context.Context, tx *sql.Tx, p *riverdriver.JobSe
 
 // ended wakes what waits for the job that is not running any more.
 func (s *Service) ended(row *rivertype.JobRow) {
+	if row.State == rivertype.JobStateDiscarded {
+		s.died(row)
+	}
 	if row.FinalizedAt != nil {
 		s.callbacks.poke()
 	} else {

@@ -119,7 +119,7 @@ func (s *Service) lapseTx(ctx context.Context, tx *sql.Tx, l lapsed) (*rivertype
 		return nil, nil //nolint:nilnil // there is nothing to end
 	}
 	v := s.failed(found[0], now, leaseEnded, -1, false)
-	v.name = "lapse"
+	v.name, v.note = "lapse", map[string]any{redelivered: true}
 	return s.endTx(ctx, tx, found[0], v, l.fence, now)
 }
 

@@ -129,7 +129,7 @@ func (s *Service) checkUser(c service.Caller, queue string, q *request) error {
 
 // isPublic reports whether users may put jobs into the queue.
 func (s *Service) isPublic(queue string) bool {
-	if queue == internalQueue {
+	if isInternal(queue) {
 		return false
 	}
 	if public := s.queues[queue].Public; public != nil {

@@ -18,11 +18,12 @@ import (
 
 	"github.com/riverqueue/river"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/exchange"
 	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 )
 
 const (
-	// maxAnswer is how much of a target's answer is read.
+	// maxAnswer is how much of the answer of a target that did not take the job is looked at.
 	maxAnswer = 4 << 10
 	// maxResult is the largest result of a job that is kept, in bytes of JSON.
 	maxResult = 64 << 10
@@ -46,7 +47,7 @@ type refused struct{ error }
 func (refused) Permanent() bool { return true }
 
 // push delivers the job once. It returns nil when the target took it.
-func (s *Service) push(ctx context.Context, job *river.Job[pushArgs]) error {
+func (s *Service) push(ctx context.Context, job *river.Job[pushArgs]) (err error) {
 	target := job.Args.Target
 	if target == "" {
 		target = s.settings(job.Queue).Target
@@ -58,28 +59,43 @@ func (s *Service) push(ctx context.Context, job *river.Job[pushArgs]) error {
 	if err != nil || s.targets.Check(u) != nil {
 		return refused{errors.New("the target is not allowed by the configuration")}
 	}
-	if again, ok := s.breakers.begin(target); !ok {
+	q := s.settings(job.Queue)
+	trial, again, ok := s.breakers.begin(job.Queue, target, &q, job.Attempt > 1)
+	if !ok {
 		return postponed{errors.New("the target is down, its jobs wait"), again}
 	}
-	ended := false
+	o := targetMute // as a panic leaves it
+	var result []byte
 	defer func() {
-		if !ended { // a panic
-			s.breakers.end(target, targetMute)
+		if j := s.judged(trial, o, job.Queue); j.free && err != nil {
+			down := max(time.Until(j.again), time.Millisecond)
+			err = postponed{fmt.Errorf("the target is down: %w", err), down + rand.N(down/4+1)}
 		}
 	}()
-	o, result, err := s.deliver(ctx, u, job)
-	ended = true
-	down, tripped := s.breakers.end(target, o)
-	if down > 0 {
-		s.wake.pokeAt(time.Now().Add(down), job.Queue)
-		if o == targetDown && !tripped {
-			return postponed{fmt.Errorf("the target is down: %w", err), down + rand.N(down/4+1)}
-		}
-	}
+	o, result, err = s.deliver(ctx, u, job)
 	if err == nil && result != nil {
 		return recordResult(ctx, result)
 	}
 	return err
+}
+
+// judged ends a trial, and wakes and tells who it concerns.
+func (s *Service) judged(t *trial, o outcome, queue string) judged {
+	j := s.breakers.end(t, o)
+	if !j.again.IsZero() {
+		s.wake.pokeAt(j.again, queue)
+	}
+	for _, freed := range j.freed {
+		if freed == "" { // a route of many queues
+			s.Poke()
+			break
+		}
+		s.wake.poke(freed)
+	}
+	if j.tripped {
+		s.tripped(t, queue)
+	}
+	return j
 }
 
 // deliver makes the request and says what its outcome means for the target, and for the job.
@@ -88,33 +104,38 @@ func (s *Service) deliver(ctx context.Context, u *url.URL, job *river.Job[pushAr
 	if req.Header.Get("Webhook-Signature") == "" {
 		s.signer.sign(req.Header, fmt.Sprintf("job_%d", job.ID), time.Now(), job.Args.Body)
 	}
-	resp, err := s.http.Do(req)
+	resp, err := s.http.Do(req, maxResult)
 	if errors.Is(err, egress.ErrOwn) {
 		return targetMute, nil, refused{errors.New("the target is not allowed: its name leads to the gateway itself")}
 	}
 	if err != nil {
-		// Neither a push that was called off nor one that gave the target less time than the queue does
-		// tells that the target is down.
-		hasty := errors.Is(ctx.Err(), context.DeadlineExceeded) && job.Args.Timeout > 0 && job.Args.Timeout < s.settings(job.Queue).Timeout
-		if hasty || errors.Is(ctx.Err(), context.Canceled) {
-			return targetMute, nil, failure(ctx, err)
-		}
-		return targetDown, nil, failure(ctx, err)
+		return s.unanswered(ctx, job, err), nil, failure(ctx, err)
 	}
-	defer func() { _ = resp.Body.Close() }()
-	keep := maxAnswer
-	if resp.StatusCode < 300 {
-		keep = maxResult + 1
-	}
-	text, cut := io.ReadAll(io.LimitReader(resp.Body, int64(keep)))
-	err = verdict(resp.StatusCode, resp.Header.Get("Retry-After"), text, time.Now())
+	err = verdict(resp.Status, resp.Header.Get("Retry-After"), resp.Body[:min(len(resp.Body), maxAnswer)], time.Now())
 	switch {
-	case resp.StatusCode >= 500:
+	case resp.Status == http.StatusBadGateway, resp.Status == http.StatusServiceUnavailable, resp.Status == http.StatusGatewayTimeout:
 		return targetDown, nil, err
-	case err == nil && cut == nil && len(text) > 0 && len(text) <= maxResult && json.Valid(text) && utf8.Valid(text):
-		return targetWell, text, nil
+	case resp.Status >= 500:
+		return targetFailing, nil, err
+	case err == nil && resp.Cut != nil:
+		return s.unanswered(ctx, job, resp.Cut), nil, failure(ctx, resp.Cut)
+	case err == nil && !resp.More && len(resp.Body) > 0 && json.Valid(resp.Body) && utf8.Valid(resp.Body):
+		return targetWell, resp.Body, nil
 	}
 	return targetWell, nil, err
+}
+
+// unanswered is what a push without a whole answer says about its target. Neither one that was called off
+// nor one that gave the target less time than the queue does tells that it is in trouble.
+func (s *Service) unanswered(ctx context.Context, job *river.Job[pushArgs], err error) outcome {
+	hasty := errors.Is(ctx.Err(), context.DeadlineExceeded) && job.Args.Timeout > 0 && job.Args.Timeout < s.settings(job.Queue).Timeout
+	if hasty || errors.Is(ctx.Err(), context.Canceled) {
+		return targetMute
+	}
+	if e, ok := errors.AsType[*exchange.Error](err); ok && !e.Reached {
+		return targetDown
+	}
+	return targetFailing
 }
 
 // recordResult keeps a JSON text as the job's result. It is stored as a string, since PostgreSQL takes
@@ -150,6 +171,9 @@ func newPush(ctx context.Context, u *url.URL, job *river.Job[pushArgs]) *http.Re
 	req.Header.Set("Gatehouse-Job-Id", strconv.FormatInt(job.ID, 10))
 	req.Header.Set("Gatehouse-Job-Queue", job.Queue)
 	req.Header.Set("Gatehouse-Job-Attempt", strconv.Itoa(job.Attempt))
+	if isRedelivered(job.JobRow) {
+		req.Header.Set("Gatehouse-Job-Redelivered", "true")
+	}
 	if name := job.Args.Schedule; name != "" {
 		req.Header.Set("Gatehouse-Schedule", name)
 	}
@@ -170,9 +194,6 @@ func newPush(ctx context.Context, u *url.URL, job *river.Job[pushArgs]) *http.Re
 func failure(ctx context.Context, err error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return errors.New("the target did not answer before the job's timeout")
-	}
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		err = e.Err
 	}
 	return errors.New(clean(err.Error()))
 }

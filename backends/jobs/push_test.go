@@ -177,9 +177,3 @@ func TestSignatureWhileAKeyRetires(t *testing.T) {
 		t.Errorf("a broken key ends the signing: %q", got)
 	}
 }
-
-func TestPushClientLeavesRedirectsAlone(t *testing.T) {
-	if err := newPushClient(nil).CheckRedirect(nil, nil); !errors.Is(err, http.ErrUseLastResponse) {
-		t.Errorf("got %v, want redirects to be left alone", err)
-	}
-}

@@ -36,6 +36,8 @@ type QueueView struct {
 	OldestWaiting    *time.Time     `json:"oldest_waiting,omitempty"`
 	OldestWaitingAge string         `json:"oldest_waiting_age,omitempty"`
 	Counts           map[string]int `json:"counts"`
+	// Breakers are the targets whose jobs are held back, as the instance that answers sees them.
+	Breakers []BreakerView `json:"breakers,omitempty"`
 }
 
 // QueueLimits are the configured bounds of a queue. One that is absent does not bound.
@@ -68,7 +70,7 @@ func (s *Service) getQueues(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	for name := range s.queues {
+	for _, name := range s.workedQueues() {
 		if counts[name] == nil {
 			counts[name] = map[string]int{}
 		}
@@ -82,7 +84,7 @@ func (s *Service) getQueues(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Service) getQueue(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("queue")
-	_, known := s.queues[name]
+	known := slices.Contains(s.workedQueues(), name)
 	if !known && (len(name) > maxName || hasControl(name)) {
 		return s.noQueue()
 	}
@@ -115,10 +117,13 @@ func (s *Service) queueViews(ctx context.Context, counts map[string]map[string]i
 	}
 	views := []QueueView{}
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		q := s.queues[name]
+		q, known := s.queues[name]
+		if !known {
+			q, _ = s.innerQueue(name)
+		}
 		v := QueueView{
 			Name: name, Target: q.Target, Pull: q.Pull, Concurrency: q.Concurrency, Paused: paused[name], Draining: draining[name],
-			Limits: limitsOf(q), Counts: map[string]int{},
+			Limits: limitsOf(q), Breakers: s.breakers.held(name), Counts: map[string]int{},
 		}
 		for state := range engineStates {
 			v.Counts[state] = counts[name][state]
@@ -332,8 +337,8 @@ func (s *Service) drains(ctx context.Context) (map[string]bool, error) {
 
 func (s *Service) knownQueue(r *http.Request) (string, error) {
 	name := r.PathValue("queue")
-	if name == internalQueue {
-		return "", problem.New(problem.Forbidden, "The queue internal is the other backends' own and goes on.")
+	if isInternal(name) {
+		return "", problem.New(problem.Forbidden, "The queue %.64s is the other backends' own and goes on.", name)
 	}
 	if _, ok := s.queues[name]; !ok {
 		return "", s.noQueue()

@@ -178,7 +178,8 @@ func (d dialect) pushed() string {
 
 // putBack is the SET clause for a job whose owner is dead.
 func (d dialect) putBack() string {
-	return `attempt = ` + d.pick("max", "greatest") + `(attempt - 1, 0),
+	return `metadata = ` + d.pick("jsonb_set(metadata, '$."+redelivered+"', jsonb('true'))", "jsonb_set(metadata, '{"+redelivered+"}', 'true')") + `,
+		attempt = ` + d.pick("max", "greatest") + `(attempt - 1, 0),
 		state = CASE WHEN metadata ->> 'cancel_attempted_at' IS NULL THEN ` + d.literal("available") + ` ELSE ` + d.literal("cancelled") + ` END,
 		finalized_at = CASE WHEN metadata ->> 'cancel_attempted_at' IS NULL THEN NULL ELSE ` + d.now + ` END`
 }
@@ -215,9 +216,11 @@ func adopt(ctx context.Context, db *sqldb.DB) (n int64, err error) {
 // thought dead, and woke up, must not end what another has started since.
 func (e executor) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.JobSetStateIfRunningManyParams) (rows []*rivertype.JobRow, err error) {
 	e.s.active.end(p.ID...)
+	e.s.markCut(p.ID, p.MetadataDoMerge, p.MetadataUpdates)
 	defer func() {
 		if err == nil {
 			e.s.active.stored(p.ID...)
+			e.s.diedOf(rows, p.ID, p.State)
 		}
 	}()
 	if !e.s.q.pg {

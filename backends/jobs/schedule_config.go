@@ -75,7 +75,7 @@ func (sc Schedule) check(queues map[string]Queue, targets egress.Places) error {
 	}
 	queue, ok := queues[sc.Queue]
 	switch {
-	case !ok || sc.Queue == internalQueue:
+	case !ok || isInternal(sc.Queue):
 		return fmt.Errorf("there is no queue %.80q: name one of the configured queues", sc.Queue)
 	case len(sc.Payload) > maxPayload:
 		return fmt.Errorf("payload must not be larger than %d bytes", maxPayload)

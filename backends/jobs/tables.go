@@ -17,6 +17,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverdatabasesql"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/riverqueue/river/rivermigrate"
+	"github.com/riverqueue/river/rivertype"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
@@ -206,6 +207,9 @@ func (s *Service) delete(ctx context.Context, f full, condition string, args ...
 			ORDER BY j.finalized_at LIMIT `+strconv.Itoa(sweepBatch), args...))
 		if err != nil || len(found) == 0 {
 			return err
+		}
+		if f.state == string(rivertype.JobStateDiscarded) {
+			s.bury(f.queue, found)
 		}
 		err = s.db.InTx(ctx, func(tx *sql.Tx) error {
 			ids, err := column[int64](tx.QueryContext(ctx, `DELETE FROM river_job WHERE id IN (SELECT j.id FROM river_job j WHERE `+s.q.ids("j.id", "$1")+`

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -64,7 +65,10 @@ type View struct {
 	// Callback is the URL that is told of the job's end.
 	Callback string `json:"callback,omitempty"`
 	// Cancelling says that the job runs and was asked to stop.
-	Cancelling bool       `json:"cancelling,omitempty"`
+	Cancelling bool `json:"cancelling,omitempty"`
+	// WaitingFor is what keeps a job that is due from running, as the instance that answers sees it. A list
+	// leaves it out.
+	WaitingFor string     `json:"waiting_for,omitempty"`
 	CreatedAt  time.Time  `json:"created_at"`
 	RunAt      time.Time  `json:"run_at"`
 	StartedAt  *time.Time `json:"started_at,omitempty"`
@@ -169,8 +173,21 @@ type rowQueryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
+// engineTexts are what the engine itself records, in words for users.
+var engineTexts = []struct{ begins, message string }{
+	{"JobCancelError", "the job was cancelled"},
+	{"Stuck job rescued", "the job did not end in its time, and nobody knows what became of it"},
+	{"job kind is not registered", "nobody works jobs of this kind"},
+	{"job row couldn't be decoded", "the job's record is damaged"},
+}
+
 // messageOf is the message of a record of the engine, without the status.
 func messageOf(record string) string {
+	for _, t := range engineTexts {
+		if strings.HasPrefix(record, t.begins) {
+			return t.message
+		}
+	}
 	status, message := statusOf(record)
 	return cmp.Or(clean(message), http.StatusText(status))
 }
@@ -199,7 +216,7 @@ func (s *Service) jobIn(ctx context.Context, db rowQueryer, id int64) (View, err
 		at := time.UnixMilli(lease.Int64).UTC()
 		v.Worker, v.LeaseExpiresAt = worker, &at
 	}
-	if v.Queue == internalQueue {
+	if isInternal(v.Queue) {
 		return v, nil
 	}
 	var push pushArgs

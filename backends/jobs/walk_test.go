@@ -15,6 +15,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/exchange"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 )
 
@@ -55,7 +56,7 @@ func walker(t *testing.T, target *script) *Service {
 	}
 	return &Service{
 		log: log, queues: c.queues(), targets: placesOf(c), signer: sign,
-		http: &http.Client{Transport: target}, wake: newWaker(), breakers: newBreakers(), active: newActive(), apiState: newAPIState(),
+		http: exchange.With(target, target, nil), wake: newWaker(), breakers: newBreakers(), active: newActive(), apiState: newAPIState(),
 	}
 }
 
@@ -128,7 +129,7 @@ func TestAnswersBreakerAndSlowStart(t *testing.T) {
 		for range 50 {
 			step("while it is down", "postponed", firstPause, 2*firstPause)
 		}
-		if n := s.breakers.room("http://app.example/tasks", 10); target.asked != asked || n != 0 {
+		if n := roomOf(s.breakers, "http://app.example/tasks", 10); target.asked != asked || n != 0 {
 			t.Errorf("a target that is down was asked %d times, and has room for %d", target.asked-asked, n)
 		}
 		<-time.After(2 * firstPause)
@@ -141,7 +142,7 @@ func TestAnswersBreakerAndSlowStart(t *testing.T) {
 		// Slow start: the room grows with each success.
 		last := 0
 		for range 20 {
-			n := s.breakers.room("http://app.example/tasks", 1000)
+			n := roomOf(s.breakers, "http://app.example/tasks", 1000)
 			if n <= last || n > last+2 {
 				t.Errorf("room for %d after %d", n, last)
 			}
@@ -149,7 +150,7 @@ func TestAnswersBreakerAndSlowStart(t *testing.T) {
 			step("a success", "done", 0, 0)
 		}
 		<-time.After(2 * idleAfter)
-		if n := s.breakers.room("http://app.example/tasks", 1000); n != idleStart {
+		if n := roomOf(s.breakers, "http://app.example/tasks", 1000); n != idleStart {
 			t.Errorf("room for %d after a silence", n)
 		}
 	})

@@ -54,6 +54,7 @@ func (pushArgs) Kind() string { return "push" }
 // callArgs is a job for a worker in this process.
 type callArgs struct {
 	Name    string `json:"kind"`
+	Key     string `json:"key,omitempty"`
 	Payload []byte `json:"payload"`
 }
 
@@ -81,15 +82,17 @@ func (w *pushWorker) NextRetry(job *river.Job[pushArgs]) time.Time {
 
 func (w *pushWorker) Work(ctx context.Context, job *river.Job[pushArgs]) error {
 	defer w.s.freed(job.ID, job.Queue)
+	ctx, leave := w.s.cuts.join(ctx, job.Queue)
+	defer leave()
 	expires := w.s.expires(job)
 	if !expires.IsZero() && time.Now().After(expires) {
-		return answer(ctx, job.JobRow, refused{errTooOld})
+		return w.s.answer(ctx, job.JobRow, refused{errTooOld})
 	}
 	err := w.s.push(ctx, job)
 	if later, ok := errors.AsType[postponed](err); ok && !expires.IsZero() && time.Now().Add(later.after).After(expires) {
 		err = refused{fmt.Errorf("%w; at last %w", errTooOld, err)}
 	}
-	return answer(ctx, job.JobRow, err)
+	return w.s.answer(ctx, job.JobRow, err)
 }
 
 var errTooOld = errors.New("the job's max_age has passed before it was done")
@@ -128,11 +131,13 @@ func (w *callWorker) NextRetry(job *river.Job[callArgs]) time.Time {
 
 func (w *callWorker) Work(ctx context.Context, job *river.Job[callArgs]) error {
 	defer w.s.freed(job.ID, job.Queue)
+	ctx, leave := w.s.cuts.join(ctx, job.Queue)
+	defer leave()
 	work := w.s.worker(job.Args.Name)
 	if work == nil {
 		return river.JobSnooze(noWorkerYet)
 	}
-	return answer(ctx, job.JobRow, w.call(ctx, job, work))
+	return w.s.answer(ctx, job.JobRow, w.call(ctx, job, work))
 }
 
 // call runs the work; a panic of it is an error like another.
@@ -154,12 +159,12 @@ func (c cleaned) Error() string { return clean(c.error.Error()) }
 func (c cleaned) Unwrap() error { return c.error }
 
 // answer is err in the engine's terms.
-func answer(ctx context.Context, row *rivertype.JobRow, err error) error {
+func (s *Service) answer(ctx context.Context, row *rivertype.JobRow, err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return ctx.Err() // a stop gives the job back, a cancel ends it; neither is the job's fault
+		return s.calledOff(ctx, row)
 	}
 	if later, ok := errors.AsType[interface {
 		error

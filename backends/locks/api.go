@@ -64,11 +64,17 @@ func (s *Service) acquire(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	leave := func() {}
 	if wait > 0 { // or a server that bounds the reading of requests would take the caller for gone
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+		leave, err = s.polls.Begin(w, r, s.authority.Caller(r, "locks"))
+		if err != nil {
+			return err
+		}
 	}
 	token := newToken()
 	l, err := s.take(r.Context(), name, ownerOf(token), ttl, wait)
+	leave()
 	if err != nil {
 		return refusal(err, l, s.now())
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/longpoll"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
@@ -126,6 +127,7 @@ type Service struct {
 
 	authority service.Authority
 
+	polls    longpoll.Bound
 	waiters  *waiters
 	stopping chan struct{} // closed when Run is to end
 	stop     func()

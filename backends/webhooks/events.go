@@ -107,7 +107,7 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 		if err != nil {
 			return out, fmt.Errorf("storing the delivery: %w", err)
 		}
-		if err = s.enqueue(ctx, tx, id); err != nil {
+		if err = s.enqueue(ctx, tx, id, e.item.ID); err != nil {
 			return out, err
 		}
 		out.Deliveries++
@@ -139,12 +139,12 @@ type deliverJob struct {
 	Delivery string `json:"delivery"`
 }
 
-func (s *Service) enqueue(ctx context.Context, tx *sql.Tx, delivery string) error {
+func (s *Service) enqueue(ctx context.Context, tx *sql.Tx, delivery, endpoint string) error {
 	payload, err := json.Marshal(deliverJob{delivery})
 	if err != nil {
 		return fmt.Errorf("encoding the job: %w", err)
 	}
-	if _, err = s.jobs.EnqueueTx(ctx, tx, deliverKind, payload); err != nil {
+	if _, err = s.jobs.EnqueueKeyedTx(ctx, tx, deliverKind, endpoint, payload); err != nil {
 		return fmt.Errorf("enqueueing the delivery: %w", err)
 	}
 	return nil

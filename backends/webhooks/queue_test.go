@@ -55,7 +55,7 @@ func newQueue(t *testing.T, db *sqldb.DB) *queue {
 	return q
 }
 
-func (q *queue) EnqueueTx(ctx context.Context, tx *sql.Tx, kind string, payload []byte) (string, error) {
+func (q *queue) EnqueueKeyedTx(ctx context.Context, tx *sql.Tx, kind, _ string, payload []byte) (string, error) {
 	_, err := tx.ExecContext(ctx, "INSERT INTO queue (kind, payload) VALUES ($1, $2)", kind, payload)
 	return "job", err
 }
@@ -69,7 +69,7 @@ func (q *queue) EnqueuePushTx(ctx context.Context, tx *sql.Tx, name string, body
 	return "push", err
 }
 
-func (q *queue) Handle(kind string, work func(ctx context.Context, payload []byte) error) {
+func (q *queue) HandleKeyed(kind string, _, _ int, work func(ctx context.Context, payload []byte) error) {
 	q.kinds.Store(kind, work)
 }
 

@@ -5,12 +5,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/exchange"
 	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
 )
@@ -26,33 +26,31 @@ const (
 
 // sender posts to endpoints. It follows no redirect, and uses no proxy: behind one the guard would
 // see the proxy's address instead of the endpoint's.
-type sender struct{ client *http.Client }
+type sender struct {
+	client  *exchange.Client
+	timeout time.Duration
+}
 
 func newSender(g *guard, timeout time.Duration) *sender {
-	return &sender{&http.Client{
-		Timeout:       timeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport:     newTransport(g, &tls.Config{MinVersion: tls.VersionTLS12}),
-	}}
+	return &sender{newClient(g, &tls.Config{MinVersion: tls.VersionTLS12}), timeout}
 }
 
-func newTransport(g *guard, t *tls.Config) *egress.Transport {
+func newClient(g *guard, t *tls.Config) *exchange.Client {
 	judge := func(u *url.URL) (int, error) { return g.classOf(u), nil }
-	return egress.NewTransport(&http.Transport{
-		TLSClientConfig:        t,
-		ForceAttemptHTTP2:      true,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: maxAnswerHeader,
-		MaxIdleConns:           100,
-		MaxIdleConnsPerHost:    4,
-		IdleConnTimeout:        30 * time.Second,
-	}, dialTimeout, judge, g.classes()...)
+	return exchange.New(exchange.Options{
+		DialTimeout: dialTimeout, TLS: t, MaxHeader: maxAnswerHeader, IdlePerHost: 4,
+		Guard: func(base *http.Transport, dialTimeout time.Duration) exchange.Transport {
+			return egress.NewTransport(base, dialTimeout, judge, g.classes()...)
+		},
+	})
 }
 
-func (s *sender) close() { s.client.CloseIdleConnections() }
+func (s *sender) close() { s.client.CloseIdle() }
 
 // post makes one attempt and returns the answer's status and Retry-After.
 func (s *sender) post(ctx context.Context, target, eventID string, now time.Time, body []byte, key signature.Key) (status int, retryAfter string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
 		return 0, "", err
@@ -60,13 +58,14 @@ func (s *sender) post(ctx context.Context, target, eventID string, now time.Time
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", userAgent)
 	signature.Standard.Sign(req.Header, eventID, now, body, key)
-	resp, err := s.client.Do(req)
+	resp, err := s.client.Do(req, maxAnswer)
 	if err != nil {
 		return 0, "", err
 	}
-	defer func() { _ = resp.Body.Close() }()
-	_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer) // the status decides, whatever becomes of the body
-	return resp.StatusCode, resp.Header.Get("Retry-After"), nil
+	if resp.Status < 300 && resp.Cut != nil {
+		return 0, "", resp.Cut
+	}
+	return resp.Status, resp.Header.Get("Retry-After"), nil
 }
 
 // reason is a failed attempt in words for whoever owns the endpoint. Addresses are left out: they
@@ -78,7 +77,7 @@ func reason(err error) string {
 	if errors.Is(err, egress.ErrAddress) {
 		return "the address is private or reserved and is not allowed"
 	}
-	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+	if e, ok := errors.AsType[net.Error](err); errors.Is(err, context.DeadlineExceeded) || ok && e.Timeout() {
 		return "no answer in time"
 	}
 	if _, ok := errors.AsType[*net.DNSError](err); ok {
@@ -86,6 +85,9 @@ func reason(err error) string {
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return "the TLS certificate is not valid"
+	}
+	if errors.Is(err, exchange.ErrSwitched) {
+		return "the endpoint switched protocols (101)"
 	}
 	return "the connection failed"
 }

@@ -25,15 +25,19 @@ var migrations embed.FS
 // deliverKind is the job that makes one attempt at one delivery.
 const deliverKind = "webhooks.deliver"
 
+// deliveries is how many attempts are made at once, deliveriesEach to one endpoint: some that hang leave
+// places for the others.
+const deliveries, deliveriesEach = 100, 10
+
 // Jobs is what this backend needs of the jobs backend.
 type Jobs interface {
-	// EnqueueTx puts a job of an in-process kind into tx; it runs after the commit.
-	EnqueueTx(ctx context.Context, tx *sql.Tx, kind string, payload []byte) (id string, err error)
+	// EnqueueKeyedTx puts a job of an in-process kind into tx; it runs after the commit. Keys take turns.
+	EnqueueKeyedTx(ctx context.Context, tx *sql.Tx, kind, key string, payload []byte) (id string, err error)
 	// EnqueuePushTx puts an HTTP push to the target of the named queue into tx.
 	EnqueuePushTx(ctx context.Context, tx *sql.Tx, queue string, body []byte, header http.Header) (id string, err error)
-	// Handle sets the worker of an in-process kind. An error with RetryAfter() is retried then
+	// HandleKeyed sets the worker of an in-process kind, of which all jobs run at once, and each of one key. An error with RetryAfter() is retried then
 	// without using an attempt, one whose Permanent() is true ends the job, others are retried.
-	Handle(kind string, work func(ctx context.Context, payload []byte) error)
+	HandleKeyed(kind string, all, each int, work func(ctx context.Context, payload []byte) error)
 	// Poke says that a transaction with a job has been committed.
 	Poke()
 	// QueueTarget is where the queue pushes to; ok says that the queue exists and has a target.
@@ -101,7 +105,7 @@ func New(c Config, d Deps) (*Service, error) {
 	s.router.Handle(http.MethodGet, "/deliveries/{id}", s.getDelivery)
 	s.router.Handle(http.MethodPost, "/deliveries/{id}/retry", s.retryDelivery)
 	s.router.Handle(http.MethodGet, "/received", s.listReceived)
-	d.Jobs.Handle(deliverKind, s.deliver)
+	d.Jobs.HandleKeyed(deliverKind, deliveries, deliveriesEach, s.deliver)
 	return s, nil
 }
 

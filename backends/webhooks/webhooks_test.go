@@ -169,7 +169,7 @@ func testNothingIsSentWithoutItsCommit(t *testing.T, url string) {
 
 type failingJobs struct{ Jobs }
 
-func (failingJobs) EnqueueTx(context.Context, *sql.Tx, string, []byte) (string, error) {
+func (failingJobs) EnqueueKeyedTx(context.Context, *sql.Tx, string, string, []byte) (string, error) {
 	return "", errors.New("no")
 }
 

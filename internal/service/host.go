@@ -63,6 +63,12 @@ type Host struct {
 	runs    sync.WaitGroup
 	runCtx  context.Context
 	stop    context.CancelFunc
+	exit    chan struct{}
+	exiting sync.Once
+
+	// Events is called with what subscribers of the process may want to know. It is set before Open. Nil
+	// drops the events.
+	Events func(name string, data map[string]any)
 }
 
 type hosted struct {
@@ -128,7 +134,7 @@ func NewHost(ctx context.Context, s Settings, log *slog.Logger, opener func(name
 		secrets.Close()
 		return nil, err
 	}
-	h := &Host{Node: node, Log: logger(log), Region: s.Region, secrets: secrets, opener: opener, hosted: map[string]*hosted{}}
+	h := &Host{Node: node, Log: logger(log), Region: s.Region, secrets: secrets, opener: opener, hosted: map[string]*hosted{}, exit: make(chan struct{})}
 	h.redis.config = s.Redis
 	h.runCtx, h.stop = context.WithCancel(context.Background())
 	return h, nil
@@ -237,11 +243,25 @@ func (h *Host) Check(ctx context.Context) map[string]error {
 	return health
 }
 
-// StopWork ends the background work: no new job is taken. The backends go on answering. Close waits for it.
-func (h *Host) StopWork() { h.stop() }
+// StopWork ends the background work as the process ends: no new job is taken. The backends go on answering.
+// Close waits for it. It may be called while Close runs, which then takes no longer than the process's time.
+func (h *Host) StopWork() {
+	h.exiting.Do(func() { close(h.exit) })
+	h.stop()
+}
+
+// Exit is closed when the process ends.
+func (h *Host) Exit() <-chan struct{} { return h.exit }
+
+// Emit has the subscribers see an event, and returns when they have.
+func (h *Host) Emit(name string, data map[string]any) {
+	if h.Events != nil {
+		h.Events(name, data)
+	}
+}
 
 // Close stops the background work, waits until it is drained and no request is in flight (30 s at
-// most), and gives the node back.
+// most, or as long as a Drainer asks for while the process goes on), and gives the node back.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	if h.closed {
@@ -265,10 +285,30 @@ func (h *Host) Close() error {
 	return late
 }
 
-// drain waits until no background work runs and no request is in flight, 30 s at most.
+// drain waits until no background work runs and no request is in flight, within what Close says.
 func (h *Host) drain(all []*hosted) error {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	limit := drainTime
+	for _, b := range all {
+		if d, ok := b.service.(Drainer); ok {
+			limit = max(limit, d.DrainTime())
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	go func() {
+		select {
+		case <-h.exit:
+		case <-ctx.Done():
+			return
+		}
+		late := time.NewTimer(drainTime)
+		defer late.Stop()
+		select {
+		case <-late.C:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	drained := make(chan struct{})
 	go func() {
 		h.runs.Wait()
@@ -277,7 +317,7 @@ func (h *Host) drain(all []*hosted) error {
 	select {
 	case <-drained:
 	case <-ctx.Done():
-		return fmt.Errorf("background work was not drained in %s", drainTime)
+		return fmt.Errorf("background work was not drained in its time, %s or %s at the end of the process", limit, drainTime)
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -285,7 +325,7 @@ func (h *Host) drain(all []*hosted) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("requests were still in flight after %s", drainTime)
+			return errors.New("requests were still in flight when the time to drain was over")
 		}
 	}
 	return nil

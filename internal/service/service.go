@@ -6,6 +6,7 @@ package service
 import (
 	"context"
 	"net/http"
+	"time"
 )
 
 // Service is a bundled backend that is ready to answer.
@@ -19,6 +20,12 @@ type Service interface {
 	Run(ctx context.Context) error
 	// Check says whether the service can do its work now; it obeys ctx and changes nothing.
 	Check(ctx context.Context) error
+}
+
+// Drainer is a Service whose work may take longer than the host's own 30 s to drain.
+type Drainer interface {
+	// DrainTime is how long Run may take to return after its context ended, while the process goes on.
+	DrainTime() time.Duration
 }
 
 // Opener is the configuration of one backend. Its zero value is a working default.
@@ -39,4 +46,37 @@ func (h *Host) HasRedis() bool {
 	h.redis.mu.Lock()
 	defer h.redis.mu.Unlock()
 	return h.redis.config != nil
+}
+
+// Sample is one number that a backend measures.
+type Sample struct {
+	// Name is the metric's, with the prefix gatehouse_ and the backend's name. Help says what it is, in the
+	// same words each time.
+	Name, Help string
+	// Label and Value tell the samples of one metric apart. Values are names of the configuration.
+	Label, Value string
+	// Number is what was measured. A Counter only grows while the process and its configuration live.
+	Number  float64
+	Counter bool
+}
+
+// Measured is a Service with metrics.
+type Measured interface {
+	// Measure tells every number as it is now.
+	Measure(tell func(Sample))
+}
+
+// Measure tells the numbers of all open backends.
+func (h *Host) Measure(tell func(Sample)) {
+	h.mu.Lock()
+	all := make([]Service, 0, len(h.hosted))
+	for _, b := range h.hosted {
+		all = append(all, b.service)
+	}
+	h.mu.Unlock()
+	for _, s := range all {
+		if m, ok := s.(Measured); ok {
+			m.Measure(tell)
+		}
+	}
 }

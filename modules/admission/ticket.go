@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -93,6 +94,17 @@ func (t *ticket) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		t.zone.setAside(time.Now(), t)
 	}
 	return conn, rw, err
+}
+
+// Park gives the place back while the app, a backend in this process, waits for something to happen.
+func (t *ticket) Park() (resume func()) {
+	start := time.Now()
+	t.zone.setAside(start, t)
+	return sync.OnceFunc(func() {
+		now := time.Now()
+		t.client.Add(int64(now.Sub(start)))
+		t.zone.rejoin(now, t)
+	})
 }
 
 // Unwrap is for http.ResponseController.

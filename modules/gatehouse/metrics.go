@@ -1,6 +1,10 @@
 package gatehouse
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+)
 
 // The metrics of secrets. Their label is a name of the configuration, or that of a generated key.
 var (
@@ -39,4 +43,26 @@ func (c secretCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(secretFailingDesc, prometheus.GaugeValue, failing, s.Name)
 		ch <- prometheus.MustNewConstMetric(secretActiveDesc, prometheus.GaugeValue, active, s.Name)
 	}
+}
+
+// backendCollector passes on what the bundled backends measure. It describes nothing beforehand, as the
+// backends that a configuration uses are open only later.
+type backendCollector struct{ app *App }
+
+// Describe names no metric.
+func (backendCollector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect asks the backends of the configuration that is asked.
+func (c backendCollector) Collect(ch chan<- prometheus.Metric) {
+	host := c.app.host.Load()
+	if host == nil {
+		return
+	}
+	host.Measure(func(s service.Sample) {
+		kind := prometheus.GaugeValue
+		if s.Counter {
+			kind = prometheus.CounterValue
+		}
+		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(s.Name, s.Help, []string{s.Label}, nil), kind, s.Number, s.Value)
+	})
 }

@@ -73,6 +73,9 @@ var hosts = caddy.NewUsagePool()
 // draining counts hosts that are being closed, so that the process does not end before them.
 var draining sync.WaitGroup
 
+// closing has the hosts that drain after a reload, which may take minutes: as the process ends, they end too.
+var closing sync.Map
+
 type pooledHost struct {
 	*service.Host
 	logs *logTarget
@@ -81,7 +84,9 @@ type pooledHost struct {
 // Destruct closes the host after a drain: in the background during a reload, where old requests are
 // still in flight, and before returning when the process ends.
 func (p pooledHost) Destruct() error {
+	closing.Store(p.Host, true)
 	draining.Go(func() {
+		defer closing.Delete(p.Host)
 		if err := p.Close(); err != nil {
 			p.Log.Error("closing the backends", "error", err)
 		}
@@ -101,7 +106,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.secrets = secrets
-	if err = meter.Register(ctx, secretCollector{a}); err != nil {
+	if err = meter.Register(ctx, secretCollector{a}, backendCollector{a}); err != nil {
 		return err
 	}
 	if err = a.checkRedis(); err != nil {
@@ -178,6 +183,9 @@ func (a *App) Start() error {
 	pooled, running, err := hosts.LoadOrNew(a.key, func() (caddy.Destructor, error) {
 		logs := &logTarget{open: []*App{a}}
 		h, err := service.NewHost(context.Background(), a.Settings, slog.New(logHandler{target: logs}), a.opener)
+		if err == nil {
+			h.Events = emit
+		}
 		return pooledHost{h, logs}, err
 	})
 	if err != nil {
@@ -212,9 +220,16 @@ func (a *App) Start() error {
 // Stop ends the background work if the process ends: while requests in flight are served, no job is
 // pushed to an app that is going as well. The backends go on answering until Cleanup gives them back.
 func (a *App) Stop() error {
-	if h := a.host.Load(); h != nil && caddy.Exiting() {
+	if !caddy.Exiting() {
+		return nil
+	}
+	if h := a.host.Load(); h != nil {
 		h.StopWork()
 	}
+	closing.Range(func(h, _ any) bool {
+		h.(*service.Host).StopWork()
+		return true
+	})
 	return nil
 }
 
@@ -243,14 +258,21 @@ func (a *App) provisionProfile() error {
 	return a.Profile.Validate()
 }
 
-// emitCaptured emits the event profile_captured. It does so from the active configuration: one that
-// is being started may still be subscribing its handlers.
+// emitCaptured emits the event profile_captured.
 func emitCaptured(c capture.Captured) {
-	active, err := caddy.ActiveContext().AppIfConfigured("gatehouse")
-	if err != nil {
+	emit("profile_captured", map[string]any{"path": c.Path, "cause": c.Cause, "cpu": c.CPU, "top": c.Top})
+}
+
+// emit emits an event from the active configuration: one that is being started may still be subscribing
+// its handlers.
+func emit(name string, data map[string]any) {
+	active := caddy.ActiveContext()
+	if active.Context == nil {
 		return
 	}
-	event.Emit(active.(*App).ctx, "profile_captured", map[string]any{"path": c.Path, "cause": c.Cause, "cpu": c.CPU, "top": c.Top})
+	if app, err := active.AppIfConfigured("gatehouse"); err == nil {
+		event.Emit(app.(*App).ctx, name, data)
+	}
 }
 
 // opener is the settings of the named backend: as configured, or its defaults.

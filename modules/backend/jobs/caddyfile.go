@@ -38,10 +38,19 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //			max_age         DURATION              # a job is tried no longer than this; default unbounded
 //			keep            completed N [DURATION]  # finished jobs kept, and how long; default 1000
 //			keep            failed N [DURATION]   # dead jobs kept, and cancelled ones; default 5000
+//			drain           DURATION              # what runs may go on for at a reload; default as below
+//			breaker         { … }                 # when jobs are held back as their target fails, see below
 //		}
 //		owner         TEMPLATE                    # whose a caller's jobs are, such as {http.auth.user.tenant}; default {http.auth.user.id}
 //		admin_role    ROLE                        # whose holders are operators; default admin
 //		service_scope SCOPE                       # whose holders are services, the app itself; default jobs:write
+//		breaker off                               # never; or the block:
+//		breaker {
+//			trip  N                               # failures in a row, default 5
+//			pause DURATION [max DURATION]         # until one finds out how things are, default 2s max 1m
+//			scope path|queue|origin|off           # which pushes fail together, default path
+//		}
+//		drain DURATION                            # what runs may go on for when the process ends, and at a reload; default 20s
 //		allow HOST[:PORT][/PREFIX]...             # further places that jobs may name as their target; default below the queues' targets
 //		ui                                        # a web page over the jobs at /jobs/ui, for operators
 //		schedule NAME "CRON" {                    # five fields, @hourly and the like, or "@every DURATION"
@@ -59,6 +68,8 @@ func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	if err := dispense.Block(d, "backend jobs", append(authority.Options(&b.Authority),
 		dispense.Option{Name: "queue", Repeats: true, Parse: b.parseQueue},
+		breaker(&b.Breaker),
+		dispense.Option{Name: "drain", Parse: func(d *caddyfile.Dispenser) error { return parseDuration(d, &b.Drain) }},
 		dispense.Option{Name: "allow", Repeats: true, Parse: b.parseAllow},
 		dispense.Option{Name: "schedule", Repeats: true, Parse: b.parseSchedule},
 		dispense.Option{Name: "ui", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &b.UI) }},
@@ -121,6 +132,8 @@ func (b *Backend) parseQueue(d *caddyfile.Dispenser) error {
 		dispense.Option{Name: "backoff", Parse: func(d *caddyfile.Dispenser) error { return parseWords(d, &q.Backoff, jobs.ParseBackoff) }},
 		duration("timeout", &q.Timeout),
 		duration("max_age", &q.MaxAge),
+		duration("drain", &q.Drain),
+		breaker(&q.Breaker),
 		dispense.Option{Name: "keep", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return parseKeep(d, &q.Keep) }},
 	)
 	if err != nil {

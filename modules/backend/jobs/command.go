@@ -35,7 +35,7 @@ filter chooses, and lists the dead ones by what killed them.
 	})
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "queues",
-		Usage: "ls|show|pause|resume|drain",
+		Usage: "ls|show|pause|resume|drain|breaker",
 		Short: "Shows, pauses and drains the queues of jobs",
 		Long: `
 Shows the queues of the running gateway and how many jobs are in each state, and pauses,

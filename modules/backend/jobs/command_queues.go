@@ -50,6 +50,7 @@ func queuesCommand(cmd *cobra.Command) {
 		})},
 		act("pause", "Starts no more jobs of a queue; those that run go on", "is paused"),
 		act("resume", "Lets a paused or drained queue go on", "goes on"),
+		breakerCommand(o),
 		act("drain", "Takes no new jobs into a queue and works those that it has", "takes no new jobs"),
 	)
 }
@@ -103,6 +104,9 @@ func showQueue(w io.Writer, q *jobs.QueueView) {
 	row(w, "attempts", q.Limits.Attempts)
 	row(w, "timeout", or(q.Limits.Timeout))
 	row(w, "oldest waits", or(q.OldestWaitingAge))
+	for _, b := range q.Breakers {
+		row(w, "held back", fmt.Sprintf("%s is %s, next probe %s", b.Target, b.Cause, clock(&b.NextProbe)))
+	}
 	row(w)
 	row(w, "STATE", "JOBS")
 	for _, s := range states {
