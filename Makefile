@@ -61,6 +61,7 @@ deps:
 	@for c in postgres initdb; do command -v $$c || ls /usr/lib/postgresql/*/bin/$$c || missing=postgresql; done >/dev/null 2>&1; \
 	command -v node >/dev/null || missing="$$missing nodejs"; \
 	for c in gcc curl jq openssl python3 redis-server redis-sentinel; do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	/usr/bin/python3 -c 'import flask, h2, hypercorn' 2>/dev/null || missing="$$missing python3-flask python3-h2 python3-hypercorn"; \
 	[ -z "$$missing" ] || (apt-get update && apt-get install -y --no-install-recommends libc6-dev ca-certificates $$missing)
 
 bin/golangci-lint:

@@ -24,6 +24,7 @@ type Code string
 // The codes, by status.
 const (
 	InvalidRequest       Code = "invalid-request"
+	AmbiguousRequest     Code = "ambiguous-request"
 	InvalidCredentials   Code = "invalid-credentials" //nolint:gosec // the name of a failure
 	MissingToken         Code = "missing-token"
 	InvalidToken         Code = "invalid-token"
@@ -69,6 +70,7 @@ type entry struct {
 // table maps every code to its status, its stable type URI and its title.
 var table = map[Code]entry{
 	InvalidRequest:       {http.StatusBadRequest, ours + "invalid-request", "The request is not valid"},
+	AmbiguousRequest:     {http.StatusBadRequest, ours + "ambiguous-request", "The request can be read in more than one way"},
 	InvalidCredentials:   {http.StatusUnauthorized, ours + "invalid-credentials", "The credentials are not valid"},
 	MissingToken:         {http.StatusUnauthorized, ours + "missing-token", "An access token is required"},
 	InvalidToken:         {http.StatusUnauthorized, ours + "invalid-token", "The access token is not valid"},

@@ -274,7 +274,7 @@ func TestUpgradeGivesItsPlaceBack(t *testing.T) {
 			return
 		}
 		defer func() { _ = conn.Close() }()
-		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		line, _ := rw.ReadString('\n')
 		_, _ = io.WriteString(conn, line)
 	}))
@@ -287,7 +287,7 @@ func TestUpgradeGivesItsPlaceBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Header.Set("Connection", "Upgrade")
-	r.Header.Set("Upgrade", "echo")
+	r.Header.Set("Upgrade", "websocket")
 	resp, err := gateway.Client().Do(r)
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("got %v, %v", resp, err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/pressure"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
@@ -96,6 +97,9 @@ var metrics = collector{each: func(visit func(*zone)) {
 
 // Provision compiles the rules and takes hold of the zone, whose numbers it leaves alone.
 func (h *Admission) Provision(ctx caddy.Context) error {
+	if err := frontdoor.Stand(ctx); err != nil {
+		return err
+	}
 	h.refuse = refuse.New(ctx.Logger())
 	var err error
 	if h.set, err = h.settings(); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gatehouse-proxy/gatehouse/modules/apiversion"
+	_ "github.com/gatehouse-proxy/gatehouse/modules/guard"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
@@ -25,6 +26,9 @@ func TestGolden(t *testing.T) { modtest.Golden(t, "testdata") }
 // site has a retired, a deprecated and a current version; the dates are far from every test's clock.
 func site(body string) string {
 	return `:80 {
+	guard {
+		paths pass
+	}
 	api_version {
 		from path /api
 		version v1 {

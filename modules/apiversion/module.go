@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
 
@@ -50,6 +51,9 @@ type From struct {
 
 // Provision compiles the versions.
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
+	if err = frontdoor.Stand(ctx); err != nil {
+		return err
+	}
 	h.refuse = refuse.New(ctx.Logger())
 	if h.plan, err = compile(h.From.Path, h.Versions, h.Latest); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
 
@@ -48,6 +49,9 @@ type Handler struct {
 
 // Provision takes hold of the backend and compiles whose its resources are.
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
+	if err = frontdoor.Stand(ctx); err != nil {
+		return err
+	}
 	h.refuse = refuse.New(ctx.Logger())
 	if h.cross, err = h.crossOrigin(); err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/clientbody"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
@@ -168,6 +169,9 @@ const (
 
 // Provision loads the fallback and takes hold of the circuit.
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
+	if err = frontdoor.Stand(ctx); err != nil {
+		return err
+	}
 	h.refuse = refuse.New(ctx.Logger())
 	if h.failures, err = parseFailures(h.Failures); err != nil {
 		return err
@@ -338,6 +342,9 @@ type Proxy struct {
 
 // Provision takes hold of the circuit.
 func (p *Proxy) Provision(ctx caddy.Context) (err error) {
+	if err = frontdoor.Stand(ctx); err != nil {
+		return err
+	}
 	if p.failures, err = parseFailures(p.Failures); err != nil {
 		return err
 	}

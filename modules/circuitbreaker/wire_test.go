@@ -182,7 +182,7 @@ func TestInformationalResponsesAndUpgradesPass(t *testing.T) {
 	a := newApp(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "" {
 			conn, rw, _ := http.NewResponseController(w).Hijack()
-			_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 			_ = rw.Flush()
 			line, _ := rw.ReadString('\n')
 			_, _ = rw.WriteString("echo " + line)
@@ -210,7 +210,7 @@ func TestInformationalResponsesAndUpgradesPass(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello\n")
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello\n")
 	rest, _ := io.ReadAll(conn)
 	if !strings.HasPrefix(string(rest), "HTTP/1.1 101 ") || !strings.HasSuffix(string(rest), "\r\n\r\necho hello\n") {
 		t.Errorf("got %q", rest)

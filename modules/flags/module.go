@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/flags"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/once"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
@@ -96,6 +97,9 @@ type Split struct {
 
 // Provision takes hold of the backend and loads the variants. Caddy cleans the variants up.
 func (s *Split) Provision(ctx caddy.Context) (err error) {
+	if err = frontdoor.Stand(ctx); err != nil {
+		return err
+	}
 	s.refuse, s.user, s.header = refuse.New(ctx.Logger()), compileSubject(s.By), featureHeader(s.Name)
 	if s.on, err = variant(ctx, s, "on", "OnRaw", s.OnRaw); err != nil {
 		return err

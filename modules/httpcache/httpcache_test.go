@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"
+	_ "github.com/gatehouse-proxy/gatehouse/modules/guard"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/httpcache"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
@@ -248,7 +249,7 @@ func TestVary(t *testing.T) {
 func TestKey(t *testing.T) {
 	a := newApp(t, nil)
 	a.answer = a.fresh()
-	g := start(t, a, "")
+	g := start(t, a, "guard {\n\t\tpaths pass\n\t}")
 	targets := []string{"http://h/a", "http://h/a/", "http://h/a?", "http://h/a?x=1", "http://h/a?x=1&y", "http://other/a", "https://h/a",
 		"http://h/%61", "http://h/a%2Fb", "http://h/a%252Fb", "http://h/a/b", "http://h/a%20b", "http://h/A"}
 	want := map[string]string{}

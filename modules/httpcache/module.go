@@ -21,6 +21,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
 
@@ -84,6 +85,9 @@ type Handler struct {
 
 // Provision takes hold of the backend cache.
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
+	if err = frontdoor.Stand(ctx); err != nil {
+		return err
+	}
 	h.log = ctx.Logger()
 	h.refuse = refuse.New(h.log)
 	h.limit = defaultMaxObject

@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 )
 
 // http_cache stands before the routes, so that one of it serves all of them and keeps what encode has made.
@@ -65,7 +67,7 @@ func locate(h caddyhttp.MiddlewareHandler, srv *caddyhttp.Server) *journey {
 	sum := sha256.New()
 	_ = json.NewEncoder(sum).Encode(srv.Listen)
 	f := finder{handler: h, named: srv.NamedRoutes, sum: sum, j: j}
-	f.search(srv.Routes, nil, 0)
+	f.search(frontdoor.Routes(srv), nil, 0)
 	j.scope = string(sum.Sum(nil)[:16])
 	if !slices.ContainsFunc(j.rests, refusesAny) {
 		j.rests = nil

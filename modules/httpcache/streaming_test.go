@@ -178,7 +178,7 @@ func TestEventsStreamThrough(t *testing.T) {
 func TestUpgradePassesThrough(t *testing.T) {
 	a := newApp(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "Upgrade")
-		w.Header().Set("Upgrade", "echo")
+		w.Header().Set("Upgrade", "websocket")
 		w.WriteHeader(http.StatusSwitchingProtocols)
 		conn, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -191,7 +191,7 @@ func TestUpgradePassesThrough(t *testing.T) {
 	srv := serve(t, a, "")
 	req, _ := http.NewRequest(http.MethodGet, srv.URL+"/x", nil)
 	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "echo")
+	req.Header.Set("Upgrade", "websocket")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)

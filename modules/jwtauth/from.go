@@ -22,7 +22,7 @@ const (
 type From struct {
 	// In is header for Authorization: Bearer, cookie, or query. A token in the query is taken out of the
 	// URL, so that neither the access log nor the app behind sees it; what answers before jwt_auth, such as
-	// limit, is logged with the URL as it came. The answer says Referrer-Policy: no-referrer.
+	// limit, is logged with the token unless the parameter is called token, access_token or id_token. The answer says Referrer-Policy: no-referrer.
 	In string `json:"in"`
 	// Name is that of the cookie or of the parameter of the query.
 	Name string `json:"name,omitempty"`

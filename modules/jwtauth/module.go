@@ -16,6 +16,8 @@ import (
 	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/accesslog"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
@@ -62,7 +64,7 @@ type Handler struct {
 	listing  *listing
 	refuse   *refuse.Refuser
 	log      *zap.Logger
-	access   *zap.Logger
+	logs     *accesslog.Logs
 }
 
 // remotes are the sources of keys by their place. A reload goes on with the keys that are there.
@@ -83,15 +85,12 @@ func (r *remote) Destruct() error {
 	return nil
 }
 
-// accessLog is where Caddy writes its access log.
-type accessLog struct{}
-
-// CaddyModule gives the logger its name. It is registered nowhere.
-func (accessLog) CaddyModule() caddy.ModuleInfo { return caddy.ModuleInfo{ID: "http.log.access"} }
-
 // Provision reads the keys that are at hand. It fetches nothing.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.log, h.access = ctx.Logger(), ctx.Logger(accessLog{})
+	if err := frontdoor.Stand(ctx); err != nil {
+		return err
+	}
+	h.log, h.logs = ctx.Logger(), accesslog.New(ctx)
 	h.refuse = refuse.New(h.log)
 	if err := h.Validate(); err != nil {
 		return err

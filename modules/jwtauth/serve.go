@@ -2,10 +2,7 @@ package jwtauth
 
 import (
 	"context"
-	"io"
-	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +11,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 )
 
 // ServeHTTP lets the request pass or refuses it.
@@ -105,9 +101,7 @@ func (u *user) setHeaders(r *http.Request) {
 	}
 }
 
-// serveRedacted serves a request whose token was in its URL. Caddy has taken the URL down for its logs
-// before any handler has its say, so the request is left out of the access log and gets a line here;
-// and as the log of errors has the URL too, an error goes to the site's error routes from here.
+// serveRedacted serves a request whose token was in its URL, with logs that do not have it.
 func (h *Handler) serveRedacted(w http.ResponseWriter, r *http.Request, f *found, next caddyhttp.Handler) error {
 	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		orig.URL.RawQuery, _ = h.verifier.policy.splitQuery(orig.URL.RawQuery) // which all copies of the request share
@@ -117,123 +111,13 @@ func (h *Handler) serveRedacted(w http.ResponseWriter, r *http.Request, f *found
 			repl.Set("http.request.orig_uri", orig.RequestURI) // it reads the first of the copies
 		}
 	}
-	logged := r.Clone(r.Context())
-	if separator := "?"; strings.Contains(logged.RequestURI, "?") {
-		logged.RequestURI += f.redacted
+	uri := r.RequestURI
+	if strings.Contains(uri, "?") {
+		uri += f.redacted
 	} else {
-		logged.RequestURI += separator + f.redacted[1:]
+		uri += "?" + f.redacted[1:]
 	}
 	w.Header().Set("Referrer-Policy", "no-referrer") // or the next request has the URL in Referer
-	loggers := h.loggers(r)
-	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	rec := caddyhttp.NewResponseRecorder(w, nil, nil)
-	body := &countingBody{ReadCloser: r.Body}
-	r.Body = body
-	start := time.Now()
-	defer func() { logRequest(loggers, logged, rec, body.n, f.outcome, time.Since(start)) }()
-	if err := h.serve(rec, r, f, next); err != nil {
-		h.fail(rec, r, logged, err)
-	}
-	return nil
-}
-
-// fail answers with an error as the server itself would.
-func (h *Handler) fail(w http.ResponseWriter, r, logged *http.Request, err error) {
-	status := http.StatusInternalServerError
-	if he, ok := err.(caddyhttp.HandlerError); ok { //nolint:errorlint // as the server looks at it
-		status = he.StatusCode
-	}
-	if status >= http.StatusInternalServerError {
-		h.log.Error("request failed", zap.String("method", r.Method), zap.String("host", r.Host), zap.String("uri", logged.RequestURI), zap.Error(err))
-	}
-	end := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
-		w.WriteHeader(status)
-		return nil
-	})
-	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || srv == nil || srv.Errors == nil {
-		_ = end(w, r)
-		return
-	}
-	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		r.Method, r.RequestURI = orig.Method, orig.RequestURI
-		*r.URL = *orig.URL
-	}
-	if err = srv.Errors.Routes.Compile(end).ServeHTTP(w, srv.Errors.WithError(r, err)); err != nil {
-		w.WriteHeader(status)
-	}
-}
-
-// loggers are those of the access log that Caddy would have written this request to.
-func (h *Handler) loggers(r *http.Request) []*zap.Logger {
-	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if skip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.LogSkipVar).(bool); !ok || srv == nil || srv.Logs == nil || skip {
-		return nil
-	}
-	host, _, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		host = r.Host
-	}
-	host = strings.ToLower(host)
-	names, mapped := []string{srv.Logs.DefaultLoggerName}, false
-	for pattern, own := range srv.Logs.LoggerNames {
-		if pattern == host || !mapped && covers(pattern, host) {
-			names, mapped = own, true
-		}
-	}
-	skipped := func(pattern string) bool { return covers(pattern, host) }
-	if !mapped && (srv.Logs.SkipUnmappedHosts || slices.ContainsFunc(srv.Logs.SkipHosts, skipped)) {
-		return nil
-	}
-	if own, ok := caddyhttp.GetVar(r.Context(), caddyhttp.AccessLoggerNameVarKey).([]any); ok {
-		names = nil
-		for _, name := range own {
-			s, _ := name.(string)
-			names = append(names, s)
-		}
-	}
-	var loggers []*zap.Logger
-	for _, name := range names {
-		loggers = append(loggers, h.access.Named(name)) // of an empty name the same logger
-	}
-	return loggers
-}
-
-// covers says whether the pattern is the host, or has * in the place of one of its labels.
-func covers(pattern, host string) bool {
-	p, h := strings.Split(strings.ToLower(pattern), "."), strings.Split(host, ".")
-	return slices.EqualFunc(p, h, func(pattern, label string) bool { return pattern == label || pattern == "*" })
-}
-
-// countingBody counts what is read of a request's body.
-type countingBody struct {
-	io.ReadCloser
-	n int
-}
-
-func (b *countingBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.n += n
-	return n, err
-}
-
-// logRequest writes the line of the access log, in the words of Caddy.
-func logRequest(loggers []*zap.Logger, r *http.Request, rec caddyhttp.ResponseRecorder, read int, o outcome, duration time.Duration) {
-	level := zapcore.InfoLevel
-	if rec.Status() >= http.StatusInternalServerError {
-		level = zapcore.ErrorLevel
-	}
-	for _, logger := range loggers {
-		c := logger.Check(level, "handled request")
-		if c == nil {
-			continue
-		}
-		userID := ""
-		if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-			userID, _ = repl.GetString(placeholders + "id")
-		}
-		c.Write(zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: r}), zap.Int("bytes_read", read), zap.String("user_id", userID),
-			zap.Duration("duration", duration), zap.Int("size", rec.Size()), zap.Int("status", rec.Status()),
-			zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: rec.Header()}), zap.Stringer(outcomeField, o))
-	}
+	outcome := func() zap.Field { return zap.Stringer(outcomeField, f.outcome) }
+	return h.logs.Serve(w, r, uri, outcome, func(w http.ResponseWriter, r *http.Request) error { return h.serve(w, r, f, next) })
 }

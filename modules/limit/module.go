@@ -25,6 +25,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/event"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/meter"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/once"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
@@ -174,6 +175,9 @@ func (q *Quota) Provision(ctx caddy.Context) error {
 }
 
 func (e *Engine) provision(ctx caddy.Context, directive, by string) error {
+	if err := frontdoor.Stand(ctx); err != nil {
+		return err
+	}
 	e.refuse, e.directive, e.now, e.log = refuse.New(ctx.Logger()), directive, clock, ctx.Logger()
 	e.sequence = provisioned.Add(1)
 	if e.By == "" {

@@ -9,6 +9,7 @@ import (
 	_ "github.com/gatehouse-proxy/gatehouse/modules/circuitbreaker" // circuit_breaker
 	_ "github.com/gatehouse-proxy/gatehouse/modules/flags"          // matcher flag, split
 	_ "github.com/gatehouse-proxy/gatehouse/modules/gatehouse"      // the app
+	_ "github.com/gatehouse-proxy/gatehouse/modules/guard"          // guard
 	_ "github.com/gatehouse-proxy/gatehouse/modules/httpcache"      // http_cache
 	_ "github.com/gatehouse-proxy/gatehouse/modules/jwtauth"        // jwt_auth
 	_ "github.com/gatehouse-proxy/gatehouse/modules/limit"          // limit, quota

@@ -184,7 +184,7 @@ func TestIngestOnceUnderConcurrency(t *testing.T) {
 
 func TestIngestTellsEventsApart(t *testing.T) {
 	a := newApp(t)
-	g := start(t, signature.GitHub, "ingest in", a.queue("in"), "")
+	g := start(t, signature.GitHub, "ingest in", a.queue("in"), "guard {\n\t\tpaths pass\n\t}")
 	own := secretOf[signature.GitHub]
 	send := func(target, id, body string) bool {
 		t.Helper()

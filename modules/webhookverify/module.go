@@ -24,6 +24,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/dispense"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
 
@@ -83,6 +84,9 @@ type Receiver interface {
 
 // Provision checks the configuration and reads the secrets.
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
+	if err = frontdoor.Stand(ctx); err != nil {
+		return err
+	}
 	h.refuse = refuse.New(ctx.Logger())
 	h.log = ctx.Slogger()
 	var ok bool

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
+	_ "github.com/gatehouse-proxy/gatehouse/modules/guard"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 

@@ -11,6 +11,7 @@ type Stop struct{ Directive, Before string }
 
 // Stops is the journey, first to last.
 var Stops = []Stop{
+	{"guard", "map"},                 // settings of the front door, which stands before every route
 	{"limit", "basic_auth"},          // per client, before anything costs: no key is looked up and no body read for a flood
 	{"webhook_verify", "basic_auth"}, // a sender proves itself by signature, so it stands where users do by token
 	{"jwt_auth", "basic_auth"},       // from here on the request has an identity

@@ -66,6 +66,21 @@ func StartIn(t testing.TB, dir, caddyfile string) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	return start(t, dir, raw)
+}
+
+// StartJSON is Start for a configuration that no adapter has seen. Its server must be srv0.
+func StartJSON(t testing.TB, config string) *Gateway {
+	t.Helper()
+	g, err := start(t, t.TempDir(), []byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func start(t testing.TB, dir string, raw []byte) (*Gateway, error) {
+	t.Helper()
 	cfg := Config(t, raw)
 	ctx, err := caddy.ProvisionContext(cfg)
 	if err != nil {
