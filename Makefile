@@ -56,9 +56,10 @@ fuzz: ## fuzz every parser of client bytes, FUZZTIME each
 	done
 
 # The race detector needs a C compiler, the README's tour needs curl, jq and openssl, shared limits real Redis
-# servers, shared rows a real PostgreSQL, which Debian puts beside the PATH.
+# servers, shared rows a real PostgreSQL, which Debian puts beside the PATH, and a PgBouncer before it.
 deps:
 	@for c in postgres initdb; do command -v $$c || ls /usr/lib/postgresql/*/bin/$$c || missing=postgresql; done >/dev/null 2>&1; \
+	PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || missing="$$missing pgbouncer"; \
 	command -v node >/dev/null || missing="$$missing nodejs"; \
 	for c in gcc curl jq openssl python3 redis-server redis-sentinel; do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
 	/usr/bin/python3 -c 'import flask, h2, hypercorn' 2>/dev/null || missing="$$missing python3-flask python3-h2 python3-hypercorn"; \

@@ -38,6 +38,9 @@ const inProcess = `{
 				waiting     3
 				key_waiting 2
 			}
+			queue examine-ordered {
+				ordered
+			}
 			allow 127.0.0.1
 		}
 		backend webhooks {
@@ -128,7 +131,7 @@ const splitBackends = `{
 	"secrets": {"admin": {"file": "%[2]s/admin"}},
 	"backends": {
 		"identity": {"admin_secret": "admin"},
-		"jobs": {"queues": {"examine": {"attempts": 3, "backoff": "fixed 50ms"}, "examine-pull": {"pull": true, "attempts": 3, "backoff": "fixed 50ms"}, "examine-full": {"pull": true, "waiting": 3, "key_waiting": 2}}, "allow": ["127.0.0.1"]},
+		"jobs": {"queues": {"examine": {"attempts": 3, "backoff": "fixed 50ms"}, "examine-pull": {"pull": true, "attempts": 3, "backoff": "fixed 50ms"}, "examine-full": {"pull": true, "waiting": 3, "key_waiting": 2}, "examine-ordered": {"ordered": true}}, "allow": ["127.0.0.1"]},
 		"webhooks": {"allow_private": ["127.0.0.0/8"]},
 		"cache": {"fill_allow": ["127.0.0.1"]}
 	}

@@ -27,13 +27,14 @@ type apiState struct {
 	callbacks *bell  // an end that a callback may be due for
 	bells     *bells // jobs for the long polls of pull workers
 	polls     longpoll.Bound
+	awaiting  *awaiting
 	vain      *vain // fetches for them that a bound has kept from any job
 	drained   drained
 	tallies   tallies
 }
 
 func newAPIState() apiState {
-	return apiState{callbacks: newBell(), bells: newBells(), vain: &vain{last: map[string]time.Time{}}, tallies: tallies{known: map[lot]tally{}}}
+	return apiState{callbacks: newBell(), bells: newBells(), awaiting: newAwaiting(), vain: &vain{last: map[string]time.Time{}}, tallies: tallies{known: map[lot]tally{}}}
 }
 
 func noRows(err error) bool { return errors.Is(err, sql.ErrNoRows) }

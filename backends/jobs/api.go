@@ -60,12 +60,14 @@ type Receipt struct {
 	State string `json:"state"`
 	// Duplicate says that nothing was enqueued, as this job holds the unique key.
 	Duplicate bool `json:"duplicate,omitempty"`
+	// Replaced says that the job, which waits, has taken over what this order says.
+	Replaced bool `json:"replaced,omitempty"`
 	// Cancelling says that the job runs and was asked to stop.
 	Cancelling bool `json:"cancelling,omitempty"`
 }
 
 func (i inserted) receipt() Receipt {
-	return Receipt{ID: itoa(i.id), State: i.state, Duplicate: i.duplicate}
+	return Receipt{ID: itoa(i.id), State: i.state, Duplicate: i.duplicate, Replaced: i.replaced}
 }
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
@@ -85,7 +87,11 @@ func traceOf(r *http.Request) http.Header {
 }
 
 func (s *Service) postJob(w http.ResponseWriter, r *http.Request) error {
-	body, err := httpapi.ReadBody(w, r, maxRequest)
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	body, err := httpapi.ReadBody(w, r, s.maxRequest())
 	if err != nil {
 		return err
 	}
@@ -110,6 +116,11 @@ func (s *Service) postJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	receipt := all[0].receipt()
 	w.Header().Set("Location", "/jobs/"+receipt.ID)
+	if wait > 0 {
+		if v, ended, err := s.awaitJob(w, r, all[0].id, wait); err != nil || ended {
+			return s.writeJob(w, r, v, err)
+		}
+	}
 	return httpapi.WriteJSON(w, http.StatusAccepted, receipt)
 }
 
@@ -159,7 +170,15 @@ func (s *Service) getJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	v, err := s.job(r.Context(), id)
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	v, _, err := s.awaitJob(w, r, id, wait)
+	return s.writeJob(w, r, v, err)
+}
+
+func (s *Service) writeJob(w http.ResponseWriter, r *http.Request, v View, err error) error {
 	if err != nil {
 		return err
 	}
@@ -216,7 +235,7 @@ func (s *Service) retryJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	payload, err := retryPayload(w, r)
+	payload, err := s.retryPayload(w, r)
 	if err != nil {
 		return err
 	}
@@ -248,8 +267,8 @@ func (s *Service) retryJob(w http.ResponseWriter, r *http.Request) error {
 }
 
 // retryPayload reads the body of a retry, which may be absent. It is nil if it has no payload.
-func retryPayload(w http.ResponseWriter, r *http.Request) (json.RawMessage, error) {
-	body, err := httpapi.ReadBody(w, r, maxRequest)
+func (s *Service) retryPayload(w http.ResponseWriter, r *http.Request) (json.RawMessage, error) {
+	body, err := httpapi.ReadBody(w, r, s.maxRequest())
 	if err != nil || len(body) == 0 {
 		return nil, err
 	}
@@ -259,7 +278,7 @@ func retryPayload(w http.ResponseWriter, r *http.Request) (json.RawMessage, erro
 	if err = decode(w, r, body, &edit); err != nil || edit.Payload == nil {
 		return nil, err
 	}
-	return edit.Payload, checkPayload(edit.Payload)
+	return edit.Payload, nil
 }
 
 // wakeQueue has the due jobs of a queue fetched.

@@ -80,12 +80,15 @@ func originOf(u *url.URL) string {
 	if u.Host == "" {
 		return ""
 	}
+	if path, ok := socketOf(u); ok {
+		return unixPrefix + path
+	}
 	return u.Scheme + "://" + u.Hostname() + ":" + portOf(u)
 }
 
 // of is the route of a push, nil if it has no breaker. The caller holds b.mu.
 func (b *breakers) of(queue, target string, opt Breaker, now time.Time) *route {
-	u, err := url.Parse(target)
+	u, err := parseQueueTarget(target)
 	if err != nil || opt.Scope == perNone {
 		return nil
 	}

@@ -54,7 +54,8 @@ type Config struct {
 
 // Queue is the configuration of one queue.
 type Queue struct {
-	// Target is the http or https URL that jobs are pushed to. Default: none, so each job names its own.
+	// Target is the http or https URL that jobs are pushed to, or "unix/" with the absolute path of a socket,
+	// a colon and the path of the URL, such as unix//run/app.sock:/tasks. Default: none, so each job names its own.
 	Target string `json:"target,omitempty"`
 	// Public says whether users may put jobs into the queue; services and operators may in any case. Default:
 	// true, but for a queue that verified webhooks are put into.
@@ -95,6 +96,44 @@ type Queue struct {
 	Keep Keep `json:"keep,omitzero"`
 	// Breaker says when pushes are held back. What it leaves out is as in Config.Breaker.
 	Breaker Breaker `json:"breaker,omitzero"`
+	// Ordered says that the jobs of one key run one after the other, in the order in which they came: the
+	// next one starts when the one before is completed, dead or cancelled, also while that waits for a
+	// retry. One with a delay takes its place when it is due. Jobs without a key have no order. Default: off.
+	Ordered bool `json:"ordered,omitempty"`
+	// OnDuplicate is what becomes of a job whose unique key another job holds: "keep" answers with that
+	// job, "replace" lets one that still waits take over the new payload and options, "debounce DURATION"
+	// does too and has it run so long after the last of its orders. With the latter two a job holds its
+	// key only until it starts. Default: keep.
+	OnDuplicate OnDuplicate `json:"on_duplicate,omitzero"`
+	// MaxPayload is the largest payload, up to 8MiB. Default: 256KiB.
+	MaxPayload unit.Size `json:"max_payload,omitempty"`
+	// Method is the method of the pushes: POST, PUT or PATCH. Default: POST.
+	Method string `json:"method,omitempty"`
+	// Header are further headers of the pushes. They go over those of the job, and not over those that
+	// this backend sets.
+	Header map[string]string `json:"header,omitempty"`
+	// CA is a file with certificates in PEM: the targets of the queue are verified by these alone. It is
+	// read again when it changes. Default: the system's.
+	CA string `json:"ca,omitempty"`
+	// ClientCert is what this gateway shows to the targets that ask for a certificate. Default: none.
+	ClientCert *ClientCert `json:"client_cert,omitempty"`
+}
+
+// ClientCert is a certificate with its private key, in files in PEM that are read again when they change.
+type ClientCert struct {
+	Cert string `json:"cert"`
+	Key  string `json:"key"`
+}
+
+// maxMaxPayload is the largest max_payload.
+const maxMaxPayload = 8 << 20
+
+// maxPayload is MaxPayload with its default.
+func (q Queue) maxPayload() int {
+	if q.MaxPayload == 0 {
+		return maxPayload
+	}
+	return int(q.MaxPayload)
 }
 
 // Keep is how many finished jobs of a queue are kept, and how long; what is beyond either is deleted
@@ -190,7 +229,7 @@ func (q Queue) validate(name string) error {
 	var wrong []string
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	if q.Target != "" {
-		if _, err := parseTarget(q.Target); err != nil {
+		if _, err := parseQueueTarget(q.Target); err != nil {
 			say("target %v", err)
 		}
 	}
@@ -234,6 +273,15 @@ func (q Queue) validate(name string) error {
 	}
 	if q.Keep.completed() < 0 || q.Keep.failed() < 0 || q.Keep.CompletedFor < 0 || q.Keep.FailedFor < 0 {
 		say("keep must not be negative")
+	}
+	if q.MaxPayload < 0 || q.MaxPayload > maxMaxPayload {
+		say("max_payload must be at most %s, not %s", unit.Size(maxMaxPayload), q.MaxPayload)
+	}
+	if err := q.OnDuplicate.validate(); err != nil {
+		say("%v", err)
+	}
+	if err := q.validatePush(); err != nil {
+		say("%v", err)
 	}
 	if len(wrong) == 0 {
 		return nil

@@ -35,16 +35,19 @@ const (
 // forward, the times that it skips are one tick together, at the moment of the change; where it is
 // put back, only the first of two equal times is a tick.
 type cron struct {
-	every  time.Duration        // of "@every D"; the ticks are its whole multiples since the Unix epoch
-	spec   *robfig.SpecSchedule // is asked about the zone's clock as if that were UTC
-	hourly bool                 // the hours are all of the day
+	every  time.Duration // of "@every D"; the ticks are its whole multiples since the Unix epoch
+	spec   walls         // is asked about the zone's clock as if that were UTC
+	hourly bool          // the hours are all of the day
 	zone   *time.Location
+	// start and end are the times before and after which there is no tick, zero for none.
+	start, end time.Time
 }
 
 var cronParser = robfig.NewParser(robfig.Minute | robfig.Hour | robfig.Dom | robfig.Month | robfig.Dow | robfig.Descriptor)
 
 // parseCron reads five fields (minute, hour, day of month, month, day of week), one of @yearly, @monthly,
-// @weekly, @daily, @hourly, or "@every D" with D from 100ms to 366d. zone is an IANA time zone; empty is UTC.
+// @weekly, @daily, @hourly, or "@every D" with D from 100ms to 366d. The day of month also takes L, L-N, LW
+// and NW, the day of week DAYL and DAY#N. zone is an IANA time zone; empty is UTC.
 func parseCron(expr, zone string) (c cron, err error) {
 	if c.zone, err = parseZone(zone); err != nil {
 		return cron{}, err
@@ -62,7 +65,11 @@ func parseCron(expr, zone string) (c cron, err error) {
 	case strings.Contains(expr, "="): // the parser reads TZ=… and CRON_TZ=…
 		return cron{}, errors.New("the cron expression must not name a time zone, give timezone beside it")
 	}
-	parsed, err := cronParser.Parse(sundays(expr))
+	plain, dom, dow, err := parseDays(expr)
+	if err != nil {
+		return cron{}, fmt.Errorf("%q is not a cron expression, %w", expr, err)
+	}
+	parsed, err := cronParser.Parse(sundays(plain))
 	if err != nil {
 		return cron{}, fmt.Errorf("%q is not a cron expression, %w: %s", expr, err, form)
 	}
@@ -72,7 +79,7 @@ func parseCron(expr, zone string) (c cron, err error) {
 	}
 	const hours = 1<<24 - 1
 	spec.Location = time.UTC
-	c.spec, c.hourly = spec, spec.Hour&hours == hours
+	c.spec, c.hourly = calendarOf(spec, dom, dow), spec.Hour&hours == hours
 	if c.next(time.Unix(0, 0)).IsZero() {
 		return cron{}, fmt.Errorf("the cron expression %q fits no day that there is", expr)
 	}
@@ -119,6 +126,18 @@ func sundays(expr string) string {
 
 // next is the first tick after t, zero if there is none.
 func (c cron) next(t time.Time) time.Time {
+	if t.Before(c.start) {
+		t = c.start.Add(-1)
+	}
+	at := c.nextOf(t)
+	if !c.end.IsZero() && at.After(c.end) {
+		return time.Time{}
+	}
+	return at
+}
+
+// nextOf is next without regard to start and end.
+func (c cron) nextOf(t time.Time) time.Time {
 	switch {
 	case c.every > 0:
 		ms, d := t.UnixMilli(), c.every.Milliseconds()

@@ -196,6 +196,16 @@ func TestCronErrors(t *testing.T) {
 		"@reboot":                   "five fields",
 		strings.Repeat("1,", 200):   "longer than 255",
 		"@every 99999999999999999h": "not a duration",
+		"0 9 32W * *":               "from 1W to 31W",
+		"0 9 W * *":                 "from 1W to 31W",
+		"0 9 L3 * *":                "L-3",
+		"0 9 L-31 * *":              "L-30",
+		"0 9 * * L":                 "FRIL or 5L",
+		"0 9 * * 8L":                "FRIL or 5L",
+		"0 9 * * FRI#6":             "FRI#2 or 5#2",
+		"0 9 * * #2":                "FRI#2 or 5#2",
+		"0 9 * L *":                 "five fields",
+		"0 9 31W 2 *":               "fits no day",
 	} {
 		if _, err := parseCron(expr, ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want an error with %q", expr, err, want)
@@ -272,7 +282,8 @@ func TestMadeUpFor(t *testing.T) {
 }
 
 func FuzzParseCron(f *testing.F) {
-	for _, s := range []string{"30 2 * * *", "@every 5s", "*/5 1-3 1,2 jan-mar mon", "TZ=", "0 0 30 2 *", "? ? ? ? ?", "@hourly", "* * * * 5-7"} {
+	for _, s := range []string{"30 2 * * *", "@every 5s", "*/5 1-3 1,2 jan-mar mon", "TZ=", "0 0 30 2 *", "? ? ? ? ?", "@hourly", "* * * * 5-7",
+		"0 9 L * *", "0 9 LW * FRI#2", "* * 31W 2 5#5", "0 0 L-3W,1,15W * 7L", "0 0 * * #", "0 0 W * L"} {
 		f.Add(s, "Europe/Berlin")
 	}
 	f.Fuzz(func(t *testing.T, expr, zone string) {

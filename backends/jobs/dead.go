@@ -317,10 +317,10 @@ func (s *Service) putJob(w http.ResponseWriter, r *http.Request) error {
 	var edit struct {
 		Payload json.RawMessage `json:"payload"`
 	}
-	if err = httpapi.DecodeJSON(w, r, maxRequest, &edit); err != nil {
+	if err = httpapi.DecodeJSON(w, r, s.maxRequest(), &edit); err != nil {
 		return err
 	}
-	if err = checkPayload(edit.Payload); err != nil {
+	if err = checkPayload(edit.Payload, maxMaxPayload); err != nil {
 		return err
 	}
 	var v View
@@ -368,6 +368,9 @@ func matches(header, tag string) bool {
 func (s *Service) editTx(ctx context.Context, tx *sql.Tx, id int64, queue string, payload json.RawMessage) error {
 	if isInternal(queue) {
 		return problem.New(problem.Forbidden, "The job %d is another backend's own and is not edited.", id)
+	}
+	if err := checkPayload(payload, s.settings(queue).maxPayload()); err != nil {
+		return err
 	}
 	_, err := tx.ExecContext(ctx, "UPDATE river_job SET args = "+s.q.withBody("$1")+" WHERE id = $2", base64.StdEncoding.EncodeToString(payload), id)
 	if err != nil {

@@ -29,6 +29,9 @@ func newDriver(s *Service) (*driver, error) {
 	if !s.db.Postgres() {
 		return &driver{riversqlite.New(s.db.Write), s}, nil
 	}
+	if s.db.Pooled() {
+		return &driver{riverdatabasesql.New(s.db.Write), s}, nil
+	}
 	pool, err := s.db.Listener(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("making the listener of the jobs engine: %w", err)
@@ -40,8 +43,14 @@ func newDriver(s *Service) (*driver, error) {
 // GetExecutor gives the engine its access to the database.
 func (d *driver) GetExecutor() riverdriver.Executor { return executor{d.Driver.GetExecutor(), d.s} }
 
+// SupportsListener tells that GetListener gives one in any case.
+func (d *driver) SupportsListener() bool { return true }
+
 // GetListener gives the notifier its listener.
 func (d *driver) GetListener(params *riverdriver.GetListenenerParams) riverdriver.Listener {
+	if d.s.db.Pooled() {
+		return &wakeListener{wake: d.s.wake, schema: params.Schema}
+	}
 	if d.s.db.Postgres() {
 		return &pgListener{Listener: d.Driver.GetListener(params), s: d.s, heard: make(chan heard, 1)}
 	}
@@ -102,6 +111,9 @@ func (l *pgListener) WaitForNotification(ctx context.Context) (*riverdriver.Noti
 			}
 			return h.n, h.err
 		case <-l.s.wake.signal:
+			if n, err := l.s.wake.told(); n != nil || err != nil {
+				return n, err
+			}
 			queue, _ := l.s.wake.next() // the outbox is the server's
 			if queue == "" {
 				continue
@@ -172,6 +184,7 @@ type waker struct {
 	mu     sync.Mutex
 	queues []string           // whose fetcher should look for jobs
 	outbox bool               // whether to look into the outbox
+	tells  []control          // what fetchers are to be told
 	signal chan struct{}      // holds one token while there is anything to see to
 	heard  func(queue string) // hears each poke, nil for nobody
 }
@@ -209,9 +222,30 @@ func (w *waker) look() {
 	w.arm()
 }
 
+// tell has the fetchers told, in place of what they were to be told before.
+func (w *waker) tell(all []control) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tells = all
+	w.arm()
+}
+
+// told takes out what is to be told next, nil for nothing. It is called after the token was received.
+func (w *waker) told() (*riverdriver.Notification, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.tells) == 0 {
+		return nil, nil //nolint:nilnil // there is nothing to tell
+	}
+	c := w.tells[0]
+	w.tells = w.tells[1:]
+	w.arm()
+	return c.notification()
+}
+
 // arm puts the token in; the caller holds w.mu.
 func (w *waker) arm() {
-	if len(w.queues) == 0 && !w.outbox {
+	if len(w.queues) == 0 && !w.outbox && len(w.tells) == 0 {
 		return
 	}
 	select {
@@ -302,6 +336,9 @@ func (l *listener) WaitForNotification(ctx context.Context) (*riverdriver.Notifi
 		n, wait := l.take()
 		if n != nil {
 			return n, nil
+		}
+		if n, err := l.wake.told(); n != nil || err != nil {
+			return n, err
 		}
 		due := time.NewTimer(wait)
 		var queue string

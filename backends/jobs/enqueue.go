@@ -22,10 +22,10 @@ import (
 )
 
 const (
-	// maxPayload is the largest payload that POST /jobs takes.
+	// maxPayload is the largest payload that a queue takes unless it says otherwise.
 	maxPayload = 256 << 10
-	// maxRequest leaves room for the other members.
-	maxRequest = maxPayload + 16<<10
+	// otherMembers is the room for what else a request has.
+	otherMembers = 16 << 10
 	// maxKey is the longest unique key.
 	maxKey = 255
 	// scheduleAhead is how far the engine's scheduler, which looks every 5 s, may be behind. A job
@@ -52,6 +52,7 @@ type request struct {
 	Timeout     string          `json:"timeout"`
 	MaxAge      string          `json:"max_age"`
 	Callback    string          `json:"callback"`
+	OnDuplicate string          `json:"on_duplicate"`
 	// Owner is whom a service or an operator makes the job for.
 	Owner string `json:"owner"`
 }
@@ -61,6 +62,8 @@ type order struct {
 	args  pushArgs
 	queue string
 	opts  river.InsertOpts
+	// duplicate is what becomes of the order if its unique key is held.
+	duplicate OnDuplicate
 	// idempotency is the Idempotency-Key that the order came with, nil without one.
 	idempotency *idempotency
 }
@@ -76,7 +79,7 @@ func (s *Service) check(q *request, now time.Time) (o order, err error) {
 	if !ok || isInternal(queue) {
 		return order{}, unfit("There is no queue of that name, known are: %s.", s.publicQueues())
 	}
-	if err = checkPayload(q.Payload); err != nil {
+	if err = checkPayload(q.Payload, settings.maxPayload()); err != nil {
 		return order{}, err
 	}
 	o = order{queue: queue, args: pushArgs{Target: q.Target, Callback: q.Callback, Body: q.Payload}}
@@ -93,19 +96,28 @@ func (s *Service) check(q *request, now time.Time) (o order, err error) {
 	if err = q.keys(&o.args); err != nil {
 		return order{}, err
 	}
-	return o, nil
+	return o, o.duplicates(q.OnDuplicate, settings.OnDuplicate, now)
 }
 
-func checkPayload(payload json.RawMessage) error {
+func checkPayload(payload json.RawMessage, most int) error {
 	switch {
 	case payload == nil:
 		return unfit("payload is required; it may be any JSON, also null.")
-	case len(payload) > maxPayload:
-		return problem.New(problem.ContentTooLarge, "payload must not be larger than %d bytes.", maxPayload)
+	case len(payload) > most:
+		return problem.New(problem.ContentTooLarge, "payload must not be larger than %d bytes.", most)
 	case !utf8.Valid(payload):
 		return problem.New(problem.InvalidRequest, "payload must be valid UTF-8.")
 	}
 	return nil
+}
+
+// maxRequest is the size of the largest request on one job, with room for the other members.
+func (s *Service) maxRequest() int64 {
+	most := maxPayload
+	for _, q := range s.queues {
+		most = max(most, q.maxPayload())
+	}
+	return int64(most + otherMembers)
 }
 
 // checkTargets looks at the URLs of the request.

@@ -94,7 +94,7 @@ func (s *Service) take(ctx context.Context, queue string, want int, owner string
 		if len(f.ids) == 0 {
 			return nil
 		}
-		jobs, err = s.river.Driver().UnwrapExecutor(tx).JobGetByIDMany(ctx, &riverdriver.JobGetByIDManyParams{ID: f.ids})
+		jobs, err = s.started(ctx, tx, f.ids)
 		if err != nil {
 			return fmt.Errorf("reading the jobs that start: %w", err)
 		}
@@ -147,11 +147,13 @@ type fetch struct {
 	rates   map[string]time.Time // by key: when the next start is due
 	ids     []int64
 	next    time.Duration // when a rate lets the next one start, 0 if none is in the way
+
+	sequence *sequence // of an ordered queue, nil before the first look
 }
 
 func (f *fetch) run(ctx context.Context) error {
 	paused, err := f.lock(ctx)
-	if err != nil || paused && f.q.Pull {
+	if err != nil || paused {
 		return err
 	}
 	if err = f.count(ctx); err != nil {
@@ -240,7 +242,11 @@ func (f *fetch) serveAll(ctx context.Context) error {
 			keys = slices.Concat(keys[i:], keys[:i])
 		}
 		before := len(f.ids)
-		if err = f.serve(ctx, at, keys); err != nil {
+		serve := f.serve
+		if f.q.Ordered {
+			serve = f.serveOrdered
+		}
+		if err = serve(ctx, at, keys); err != nil {
 			return err
 		}
 		if !whole && len(f.ids) == before && len(keys) > 0 {
@@ -390,28 +396,7 @@ func (f *fetch) room(ctx context.Context, key string) (int, error) {
 // claim marks the first jobs of the lanes as running, and says how many of each.
 func (f *fetch) claim(ctx context.Context, priority int, lanes []lane) (map[string]int, error) {
 	got := map[string]int{}
-	scan := func(query string, args ...any) error {
-		rows, err := f.tx.QueryContext(ctx, query, args...)
-		if err != nil {
-			return fmt.Errorf("starting jobs: %w", err)
-		}
-		defer func() { _ = rows.Close() }()
-		for rows.Next() {
-			var id int64
-			var key string
-			if err = rows.Scan(&id, &key); err != nil {
-				return fmt.Errorf("starting jobs: %w", err)
-			}
-			f.ids = append(f.ids, id)
-			if got[key]++; f.owner == f.s.id {
-				f.s.active.begin(id, turnOf{f.queue, key})
-			}
-			if f.running != nil {
-				f.running[key]++
-			}
-		}
-		return rows.Err()
-	}
+	scan := func(query string, args ...any) error { return f.claimed(ctx, got, query, args...) }
 	if f.s.q.pg {
 		asked, err := json.Marshal(lanes)
 		if err != nil {
@@ -425,6 +410,30 @@ func (f *fetch) claim(ctx context.Context, priority int, lanes []lane) (map[stri
 		}
 	}
 	return got, nil
+}
+
+// claimed runs a statement that marks jobs as running and returns their ids and keys.
+func (f *fetch) claimed(ctx context.Context, got map[string]int, query string, args ...any) error {
+	rows, err := f.tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return fmt.Errorf("starting jobs: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id int64
+		var key string
+		if err = rows.Scan(&id, &key); err != nil {
+			return fmt.Errorf("starting jobs: %w", err)
+		}
+		f.ids = append(f.ids, id)
+		if got[key]++; f.owner == f.s.id {
+			f.s.active.begin(id, turnOf{f.queue, key})
+		}
+		if f.running != nil {
+			f.running[key]++
+		}
+	}
+	return rows.Err()
 }
 
 var claimSQLite = `UPDATE river_job SET state = 'running', attempt = attempt + 1, attempted_at = ` + sqliteDialect.now + `,

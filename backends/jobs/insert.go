@@ -27,8 +27,12 @@ const (
 type inserted struct {
 	id    int64
 	state string
+	// at is when the job is due, zero for at once.
+	at time.Time
 	// duplicate says that nothing was inserted, as this job holds the unique key.
 	duplicate bool
+	// replaced says that the job which holds the unique key waits, and has taken over the order.
+	replaced bool
 	// replayed says that the same Idempotency-Key was seen before, and that this was the answer.
 	replayed bool
 }
@@ -126,10 +130,10 @@ func (s *Service) insertAll(ctx context.Context, orders []order) (all []inserted
 		return nil, err
 	}
 	for i := range orders {
-		if all[i].duplicate || all[i].replayed {
+		if all[i].duplicate && !all[i].replaced || all[i].replayed {
 			continue
 		}
-		s.wakeFor(orders[i].queue, orders[i].opts.ScheduledAt)
+		s.wakeFor(orders[i].queue, all[i].at)
 	}
 	return all, nil
 }
@@ -172,7 +176,7 @@ func (s *Service) insertOrders(ctx context.Context, tx *sql.Tx, orders []order) 
 		return nil, err
 	}
 	for n, i := range at {
-		all[i] = inserted{id: ids[n], state: orders[i].state()}
+		all[i] = inserted{id: ids[n], state: orders[i].state(), at: orders[i].opts.ScheduledAt}
 	}
 	return all, nil
 }
@@ -206,10 +210,15 @@ func (s *Service) insertOne(ctx context.Context, tx *sql.Tx, o *order) (got inse
 		if err != nil {
 			return got, err
 		}
-		got.duplicate = got.id != 0
+		if got.duplicate = got.id != 0; got.duplicate && o.duplicate.Replace {
+			if got, err = s.replaceTx(ctx, tx, o, got.id); err != nil {
+				return got, err
+			}
+			got.duplicate = got.replaced
+		}
 	}
 	if !got.duplicate {
-		got.state = o.state()
+		got.state, got.at = o.state(), o.opts.ScheduledAt
 		if got.id, err = s.insertTx(ctx, tx, o.args, o.opts); err != nil {
 			return got, err
 		}

@@ -7,6 +7,7 @@ package jobs
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"fmt"
 	"log/slog"
@@ -66,6 +67,8 @@ type Service struct {
 	targets egress.Places
 	signer  *signer
 	http    *exchange.Client
+	clients map[string]*secured // of the queues with certificates of their own
+	sockets *exchange.Client
 	router  *httpapi.Router
 	ui      *ui // nil without one
 
@@ -154,12 +157,16 @@ func New(c Config, d Deps) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), active: newActive(), queues: c.queues(), targets: placesOf(c), signer: sign, http: newPushClient(placesOf(c)),
+		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), active: newActive(), queues: c.queues(), targets: placesOf(c), signer: sign, http: newPushClient(placesOf(c), nil),
 		authority: c.Authority,
 		wake:      newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
 		inner: map[string]Queue{callbackQueue: callbackSettings},
 		drain: cmp.Or(d.StopTime, stopTime), exit: d.Exit, events: make(chan event, maxEvents), subscriber: d.Event,
 	}
+	if s.clients, err = newClients(s.queues, func(t *tls.Config) *exchange.Client { return newPushClient(s.targets, t) }, s.log); err != nil {
+		return nil, err
+	}
+	s.sockets = newSocketClient()
 	s.gate.cursors = map[turn]string{}
 	s.group.s = s
 	s.wake.heard = s.bells.ring
@@ -206,10 +213,12 @@ func New(c Config, d Deps) (*Service, error) {
 	return s, nil
 }
 
-// newPushClient dials the places and nothing else: no proxy from the environment, no redirects.
-func newPushClient(places egress.Places) *exchange.Client {
+// newPushClient dials the places and nothing else: no proxy from the environment, no redirects. config is that
+// of its TLS, nil for the default.
+func newPushClient(places egress.Places, config *tls.Config) *exchange.Client {
 	return exchange.New(exchange.Options{
 		IdlePerHost: 64,
+		TLS:         config,
 		Guard: func(base *http.Transport, dialTimeout time.Duration) exchange.Transport {
 			return places.NewTransport(base, dialTimeout)
 		},
@@ -245,6 +254,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	alive, stopBeating := context.WithCancel(context.WithoutCancel(ctx)) // also while running jobs are drained
 	loops.Go(func() { s.beatLoop(alive) })
+	loops.Go(func() { s.controlLoop(alive) })
 	defer func() {
 		stopBeating()
 		loops.Wait()
@@ -280,6 +290,12 @@ func (s *Service) Run(ctx context.Context) error {
 // waits are the engine's scheduler's. It returns when again is closed.
 func (s *Service) wakeForRetries(again <-chan *river.Event) {
 	for e := range again {
+		if e.Job != nil && e.Job.FinalizedAt != nil {
+			s.awaiting.done(e.Job.ID)
+		}
+		if e.Job != nil && s.settings(e.Job.Queue).Ordered {
+			s.wake.poke(e.Job.Queue) // the next one of the key may start
+		}
 		if e.Job != nil && toldOf(e.Job) {
 			s.callbacks.poke()
 		}
@@ -309,6 +325,10 @@ func (s *Service) Check(ctx context.Context) error {
 // Close closes the idle connections to targets.
 func (s *Service) Close() error {
 	s.http.CloseIdle()
+	s.sockets.CloseIdle()
+	for _, c := range s.clients {
+		c.close()
+	}
 	if s.listener != nil {
 		s.listener.Close()
 	}

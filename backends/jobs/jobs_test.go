@@ -17,9 +17,10 @@ import (
 func examined() jobs.Config {
 	return jobs.Config{
 		Queues: map[string]jobs.Queue{
-			"examine":      {Attempts: 3, Backoff: jobs.Backoff{Fixed: true, Base: 50 * time.Millisecond}},
-			"examine-pull": {Pull: true, Attempts: 3, Backoff: jobs.Backoff{Fixed: true, Base: 50 * time.Millisecond}},
-			"examine-full": {Pull: true, Waiting: 3, KeyWaiting: 2},
+			"examine":         {Attempts: 3, Backoff: jobs.Backoff{Fixed: true, Base: 50 * time.Millisecond}},
+			"examine-pull":    {Pull: true, Attempts: 3, Backoff: jobs.Backoff{Fixed: true, Base: 50 * time.Millisecond}},
+			"examine-full":    {Pull: true, Waiting: 3, KeyWaiting: 2},
+			"examine-ordered": {Ordered: true},
 		},
 		Allow: []string{"127.0.0.1"},
 	}

@@ -209,8 +209,12 @@ func (s *Service) leaseNow(ctx context.Context, queue string, n int, visibility 
 	s.vain.cleared(queue)
 	for _, row := range rows {
 		l, err := leaseOf(row)
-		if err != nil {
-			return nil, err
+		if err != nil { // not of our making; the others are leased all the same
+			s.log.Error("a job is dead, as its row cannot be read", "job", row.ID, "error", err)
+			if err = s.db.InTx(ctx, func(tx *sql.Tx) error { return s.buryTx(ctx, tx, row.ID) }); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		leases = append(leases, l)
 	}

@@ -339,6 +339,10 @@ func (s *Service) ended(row *rivertype.JobRow) {
 	}
 	if row.FinalizedAt != nil {
 		s.callbacks.poke()
+		s.awaiting.done(row.ID)
+		if s.settings(row.Queue).Ordered {
+			s.bells.ring(row.Queue) // the next one of the key may start
+		}
 	} else {
 		s.wakeQueueAt(row.ScheduledAt, row.Queue)
 	}

@@ -48,15 +48,15 @@ func (refused) Permanent() bool { return true }
 
 // push delivers the job once. It returns nil when the target took it.
 func (s *Service) push(ctx context.Context, job *river.Job[pushArgs]) (err error) {
-	target := job.Args.Target
+	target, parse := job.Args.Target, parseTarget
 	if target == "" {
-		target = s.settings(job.Queue).Target
+		target, parse = s.settings(job.Queue).Target, parseQueueTarget
 	}
 	if target == "" {
 		return errors.New("neither the job nor its queue has a target, give the queue one")
 	}
-	u, err := parseTarget(target)
-	if err != nil || s.targets.Check(u) != nil {
+	u, err := parse(target)
+	if _, socket := socketOf(u); err != nil || !socket && s.targets.Check(u) != nil {
 		return refused{errors.New("the target is not allowed by the configuration")}
 	}
 	q := s.settings(job.Queue)
@@ -101,10 +101,11 @@ func (s *Service) judged(t *trial, o outcome, queue string) judged {
 // deliver makes the request and says what its outcome means for the target, and for the job.
 func (s *Service) deliver(ctx context.Context, u *url.URL, job *river.Job[pushArgs]) (outcome, []byte, error) {
 	req := newPush(ctx, u, job)
+	s.settings(job.Queue).dress(req)
 	if req.Header.Get("Webhook-Signature") == "" {
 		s.signer.sign(req.Header, fmt.Sprintf("job_%d", job.ID), time.Now(), job.Args.Body)
 	}
-	resp, err := s.http.Do(req, maxResult)
+	resp, err := s.client(job.Queue, u).Do(req, maxResult)
 	if errors.Is(err, egress.ErrOwn) {
 		return targetMute, nil, refused{errors.New("the target is not allowed: its name leads to the gateway itself")}
 	}

@@ -50,11 +50,21 @@ type QueueLimits struct {
 	Attempts       int    `json:"attempts,omitempty"`
 	Timeout        string `json:"timeout,omitempty"`
 	MaxAge         string `json:"max_age,omitempty"`
+	// Ordered says that the jobs of a key run one after the other.
+	Ordered bool `json:"ordered,omitempty"`
+	// OnDuplicate is absent for keep.
+	OnDuplicate string `json:"on_duplicate,omitempty"`
+	// MaxPayload is in bytes.
+	MaxPayload int `json:"max_payload"`
 }
 
 func limitsOf(q Queue) QueueLimits {
 	l := QueueLimits{
 		Rate: q.Rate, KeyConcurrency: q.KeyConcurrency, KeyRate: q.KeyRate, Waiting: q.Waiting, KeyWaiting: q.KeyWaiting, Attempts: q.Attempts,
+		Ordered: q.Ordered, MaxPayload: q.maxPayload(),
+	}
+	if q.OnDuplicate != (OnDuplicate{}) {
+		l.OnDuplicate = q.OnDuplicate.String()
 	}
 	if q.Timeout > 0 {
 		l.Timeout = q.Timeout.String()

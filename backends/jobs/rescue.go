@@ -112,8 +112,9 @@ func (s *Service) rescue(ctx context.Context) error {
 	if n == 0 {
 		return nil
 	}
-	res, err := s.db.Write.ExecContext(ctx, "UPDATE river_job SET "+s.q.putBack()+` WHERE id IN (SELECT j.id FROM river_job j
-		WHERE `+s.q.pushed()+` AND `+silent+`) AND state = 'running'`, deadAfter.Milliseconds())
+	// All that makes a job one of the dead is said of the row itself: PostgreSQL looks at it again if another
+	// has ended the job, or begun it anew, meanwhile.
+	res, err := s.db.Write.ExecContext(ctx, "UPDATE river_job SET "+s.q.putBack()+" WHERE "+bare(s.q.pushed()+" AND "+silent), deadAfter.Milliseconds())
 	if err != nil {
 		return fmt.Errorf("putting the jobs of dead instances back: %w", err)
 	}
@@ -158,8 +159,7 @@ func (s *Service) reclaim(ctx context.Context, suspects []held) (again []held, e
 		return nil, fmt.Errorf("looking for jobs of this instance: %w", err)
 	}
 	for _, h := range lost {
-		_, err = s.db.Write.ExecContext(ctx, "UPDATE river_job SET "+s.q.putBack()+` WHERE id IN (SELECT j.id FROM river_job j
-			WHERE j.id = $1 AND j.attempt = $2 AND `+s.q.owner+` = $3) AND state = 'running'`, h.ID, h.Attempt, s.id)
+		_, err = s.db.Write.ExecContext(ctx, "UPDATE river_job SET "+s.q.putBack()+" WHERE id = $1 AND attempt = $2 AND state = 'running' AND "+bare(s.q.owner)+" = $3", h.ID, h.Attempt, s.id)
 		if err != nil {
 			return again, fmt.Errorf("putting a job of this instance back: %w", err)
 		}

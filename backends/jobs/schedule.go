@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 )
@@ -25,7 +26,7 @@ type tickStore interface {
 	dueSchedules(ctx context.Context, now time.Time) (due []schedule, next time.Time, err error)
 	// fire moves the schedule from the tick that it has on to next, and enqueues a job for each of ticks,
 	// both or neither. It does nothing, and says so, if the schedule was moved, changed or paused since
-	// it was read.
+	// it was read. errQueueFull is that there is no room for any of them.
 	fire(ctx context.Context, sc *schedule, next time.Time, ticks []time.Time) (fired bool, err error)
 }
 
@@ -36,10 +37,11 @@ type scheduler struct {
 	log    *slog.Logger
 	signal chan struct{}   // holds one token after a change
 	unread map[string]bool // schedules that run has complained about
+	full   map[string]bool // those whose ticks wait for room in their queue
 }
 
 func newScheduler(store tickStore, log *slog.Logger) *scheduler {
-	return &scheduler{store: store, log: log, signal: make(chan struct{}, 1), unread: map[string]bool{}}
+	return &scheduler{store: store, log: log, signal: make(chan struct{}, 1), unread: map[string]bool{}, full: map[string]bool{}}
 }
 
 // wake makes the scheduler look for what is due, after a schedule was changed. It never blocks.
@@ -98,7 +100,7 @@ func (r *scheduler) fireDue(ctx context.Context, now time.Time) (wait time.Durat
 
 // fireOne fires what is due of one schedule and returns its next tick.
 func (r *scheduler) fireOne(ctx context.Context, sc *schedule, now time.Time) (next time.Time, err error) {
-	c, err := parseCron(sc.Cron, sc.Timezone)
+	c, err := sc.ticks()
 	if err != nil {
 		// Another version of this program wrote it; that one fires it.
 		if !r.unread[sc.name] {
@@ -110,6 +112,14 @@ func (r *scheduler) fireOne(ctx context.Context, sc *schedule, now time.Time) (n
 	next = c.next(now)
 	ticks, late := c.made(sc.Missed, sc.next, now)
 	fired, err := r.store.fire(ctx, sc, next, ticks)
+	if errors.Is(err, errQueueFull) {
+		if !r.full[sc.name] {
+			r.log.Warn("the ticks of a schedule wait, as its queue has as many waiting jobs as it may", "schedule", sc.name, "queue", sc.Queue)
+		}
+		r.full[sc.name] = true
+		return now.Add(holdFor), nil
+	}
+	delete(r.full, sc.name)
 	if fired && late {
 		r.log.Warn("ticks of a schedule were missed", "schedule", sc.name, "since", sc.next, "policy", sc.Missed, "jobs", len(ticks))
 	}

@@ -39,6 +39,7 @@ type ScheduleView struct {
 	// Target is the schedule's own, empty for the queue's.
 	Target string `json:"target,omitempty"`
 	Missed string `json:"missed"`
+	ScheduleOptions
 	// Configured says that it stands in the configuration, so that the API does not change or delete it.
 	Configured bool `json:"configured"`
 	Paused     bool `json:"paused"`
@@ -54,7 +55,7 @@ type ScheduleView struct {
 func (sc *schedule) view() ScheduleView {
 	v := ScheduleView{
 		Name: unscoped(sc.name), Owner: sc.owner, Cron: sc.Cron, Timezone: sc.Timezone, Queue: sc.Queue, Payload: sc.Payload, Target: sc.Target, Missed: sc.Missed,
-		Configured: sc.configured, Paused: sc.paused,
+		ScheduleOptions: sc.ScheduleOptions, Configured: sc.configured, Paused: sc.paused,
 	}
 	if !sc.paused && !sc.next.IsZero() {
 		v.NextAt = &sc.next
@@ -71,7 +72,7 @@ func (sc *schedule) view() ScheduleView {
 // full is the view of one schedule.
 func (sc *schedule) full(now time.Time) ScheduleView {
 	v := sc.view()
-	c, err := parseCron(sc.Cron, sc.Timezone)
+	c, err := sc.ticks()
 	if err != nil || sc.paused {
 		return v
 	}
@@ -120,7 +121,7 @@ func (s *Service) putSchedule(w http.ResponseWriter, r *http.Request) error {
 		return problem.New(problem.Unprocessable, "A schedule's name has up to %d lower-case letters and digits, parted by single hyphens or underscores.", maxName)
 	}
 	var want Schedule
-	if err := httpapi.DecodeJSON(w, r, maxRequest, &want); err != nil {
+	if err := httpapi.DecodeJSON(w, r, s.maxRequest(), &want); err != nil {
 		return err
 	}
 	owner, err := scheduleOwner(r)
@@ -129,7 +130,11 @@ func (s *Service) putSchedule(w http.ResponseWriter, r *http.Request) error {
 	}
 	name = scoped(owner, name)
 	want = want.withDefaults()
-	if err = s.checkUser(callerOf(r.Context()), want.Queue, &request{Target: want.Target}); err != nil {
+	asked := &request{Target: want.Target}
+	if want.Key != "" {
+		asked.Key = &want.Key
+	}
+	if err = s.checkUser(callerOf(r.Context()), want.Queue, asked); err != nil {
 		return err
 	}
 	if err = want.check(s.queues, s.targets); err != nil {
@@ -234,31 +239,28 @@ func (s *Service) runSchedule(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var sc schedule
-	var id int64
+	sc, err := readSchedule(r.Context(), s.db.Read, name)
+	if err != nil {
+		return err
+	}
+	if err = s.admit(r.Context(), []order{s.scheduledOrder(&sc, time.Time{})}); err != nil {
+		return err
+	}
+	var made inserted
 	err = s.db.InTx(r.Context(), func(tx *sql.Tx) (err error) {
 		if sc, err = readSchedule(r.Context(), tx, name); err != nil {
 			return err
 		}
-		var drained int
-		if err = tx.QueryRowContext(r.Context(), "SELECT count(*) FROM jobs_drains WHERE queue = $1", sc.Queue).Scan(&drained); err != nil {
-			return fmt.Errorf("reading what is being drained: %w", err)
-		}
-		if drained > 0 {
-			e := problem.New(problem.Unavailable, "The queue %s is being drained and takes no new jobs until it is resumed.", sc.Queue)
-			e.RetryAfter = drainRetry
-			return e
-		}
-		id, err = s.fireTx(r.Context(), tx, &sc, time.Time{})
+		made, err = s.fireTx(r.Context(), tx, &sc, time.Time{})
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	s.wake.poke(sc.Queue)
-	text := strconv.FormatInt(id, 10)
-	w.Header().Set("Location", "/jobs/"+text)
-	return httpapi.WriteJSON(w, http.StatusAccepted, Receipt{ID: text, State: stateQueued})
+	s.wakeFor(sc.Queue, made.at)
+	receipt := made.receipt()
+	w.Header().Set("Location", "/jobs/"+receipt.ID)
+	return httpapi.WriteJSON(w, http.StatusAccepted, receipt)
 }
 
 // pauseSchedule stops the ticks of a schedule, or lets it go on with the first one from now: those in
@@ -279,7 +281,7 @@ func (s *Service) pauseSchedule(pause bool) httpapi.Handler {
 				_, err = tx.ExecContext(r.Context(), "UPDATE jobs_schedules SET paused_at = $1 WHERE name = $2", now.UnixMilli(), sc.name)
 			} else {
 				var c cron
-				if c, err = parseCron(sc.Cron, sc.Timezone); err != nil {
+				if c, err = sc.ticks(); err != nil {
 					return err
 				}
 				sc.next = c.next(now).UTC()

@@ -26,7 +26,9 @@ var missedPolicies = []string{missedSkip, missedOnce, missedAll}
 type Schedule struct {
 	// Cron says when, by the clock of Timezone: five fields (minute, hour, day of month, month, day of
 	// week), @yearly, @monthly, @weekly, @daily or @hourly, or "@every DURATION" from 100ms to 366d, counted
-	// from the Unix epoch. Chosen hours are kept when the clock is changed: a time that is skipped is made
+	// from the Unix epoch. The day of month also takes L (the last), L-3 (the third before it), 15W (the
+	// weekday nearest to the 15th) and LW (the last weekday); the day of week FRI#2 (the second Friday) and
+	// FRIL (the last one). Chosen hours are kept when the clock is changed: a time that is skipped is made
 	// up for at the moment of the change, one that comes twice counts once. With all hours (0 * * * *) real
 	// time counts. Required.
 	Cron string `json:"cron"`
@@ -34,7 +36,7 @@ type Schedule struct {
 	Timezone string `json:"timezone,omitempty"`
 	// Queue is the queue of the jobs. Default: default.
 	Queue string `json:"queue,omitempty"`
-	// Payload is the payload of each job, any JSON up to 256 KiB. Default: null.
+	// Payload is the payload of each job, any JSON up to the queue's max_payload. Default: null.
 	Payload json.RawMessage `json:"payload,omitempty"`
 	// Target is the URL that the jobs are pushed to. Its host must be allowed. Default: the queue's.
 	Target string `json:"target,omitempty"`
@@ -42,6 +44,8 @@ type Schedule struct {
 	// it is 10 s late or the next one is due. "skip" leaves them out, "once" makes up for them by one job,
 	// "all" by a job each, the newest 100. Default: once.
 	Missed string `json:"missed,omitempty"`
+
+	ScheduleOptions
 }
 
 // withDefaults is sc with every unset field filled in.
@@ -49,16 +53,20 @@ func (sc Schedule) withDefaults() Schedule {
 	sc.Timezone = cmp.Or(sc.Timezone, time.UTC.String())
 	sc.Queue = cmp.Or(sc.Queue, defaultQueue)
 	sc.Missed = cmp.Or(sc.Missed, missedOnce)
+	sc.Overlap = cmp.Or(sc.Overlap, overlapAllow)
 	if len(sc.Payload) == 0 {
 		sc.Payload = json.RawMessage("null")
 	}
 	return sc
 }
 
-// CheckTime says what is wrong with what is the schedule's alone: Cron, Timezone and Missed.
+// CheckTime says what is wrong with what is the schedule's alone: all but Queue, Payload and Target.
 func (sc Schedule) CheckTime() error {
 	sc = sc.withDefaults()
-	if _, err := parseCron(sc.Cron, sc.Timezone); err != nil {
+	if _, err := sc.ticks(); err != nil {
+		return err
+	}
+	if err := sc.ScheduleOptions.check(); err != nil {
 		return err
 	}
 	if !slices.Contains(missedPolicies, sc.Missed) {
@@ -77,8 +85,8 @@ func (sc Schedule) check(queues map[string]Queue, targets egress.Places) error {
 	switch {
 	case !ok || isInternal(sc.Queue):
 		return fmt.Errorf("there is no queue %.80q: name one of the configured queues", sc.Queue)
-	case len(sc.Payload) > maxPayload:
-		return fmt.Errorf("payload must not be larger than %d bytes", maxPayload)
+	case len(sc.Payload) > queue.maxPayload():
+		return fmt.Errorf("payload must not be larger than %d bytes", queue.maxPayload())
 	case !json.Valid(sc.Payload) || !utf8.Valid(sc.Payload):
 		return errors.New("payload must be JSON")
 	case queue.Pull && sc.Target != "":

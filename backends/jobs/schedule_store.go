@@ -4,12 +4,11 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
-
-	"github.com/riverqueue/river"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
@@ -27,14 +26,17 @@ type schedule struct {
 	next       time.Time // the next tick; zero if there is none
 	last       time.Time // the newest tick that was fired; zero if none was
 	lastJob    int64     // its job
+	lastRun    int64     // the newest job, by a tick or by hand
 }
 
-const scheduleColumns = "name, cron, timezone, queue, payload, target, missed, configured, paused_at, next_at, last_at, last_job, owner"
+const scheduleColumns = "name, cron, timezone, queue, payload, target, missed, configured, paused_at, next_at, last_at, last_job, owner, options, last_run"
 
 func scanSchedule(scan func(...any) error) (sc schedule, err error) {
-	var payload string
+	var payload, options string
 	var configured, paused, next, last int64
-	err = scan(&sc.name, &sc.Cron, &sc.Timezone, &sc.Queue, &payload, &sc.Target, &sc.Missed, &configured, &paused, &next, &last, &sc.lastJob, &sc.owner)
+	err = scan(&sc.name, &sc.Cron, &sc.Timezone, &sc.Queue, &payload, &sc.Target, &sc.Missed, &configured, &paused, &next, &last, &sc.lastJob, &sc.owner,
+		&options, &sc.lastRun)
+	sc.ScheduleOptions = optionsOf(options)
 	sc.Payload, sc.configured, sc.paused, sc.next, sc.last = []byte(payload), configured != 0, paused != 0, fromMilli(next), fromMilli(last)
 	return sc, err
 }
@@ -117,37 +119,52 @@ func (s *Service) dueSchedules(ctx context.Context, now time.Time) (due []schedu
 }
 
 // fire is for the scheduler. What it enqueues is what is stored at that time: a payload may have been
-// changed since sc was read.
+// changed since sc was read. Ticks that the queue has no room for stay due; with room for none of them it
+// is errQueueFull.
 func (s *Service) fire(ctx context.Context, sc *schedule, next time.Time, ticks []time.Time) (fired bool, err error) {
+	if fit, err := s.fit(ctx, sc, len(ticks)); err != nil {
+		return false, err
+	} else if fit < len(ticks) {
+		if next, ticks = ticks[fit], ticks[:fit]; fit == 0 {
+			return false, errQueueFull
+		}
+	}
 	last := sc.last
 	if len(ticks) > 0 {
 		last = ticks[len(ticks)-1]
 	}
-	now := schedule{name: sc.name, owner: sc.owner}
+	now, cancels := schedule{name: sc.name, owner: sc.owner}, false
+	var made []inserted
 	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
-		var payload string
+		fired, made = false, nil
+		var payload, options string
 		err := tx.QueryRowContext(ctx, `
 			UPDATE jobs_schedules SET next_at = $1, last_at = $2
-			WHERE name = $3 AND next_at = $4 AND cron = $5 AND timezone = $6 AND missed = $7 AND `+ticking+`
-			RETURNING queue, payload, target`,
-			toMilli(next), toMilli(last), sc.name, toMilli(sc.next), sc.Cron, sc.Timezone, sc.Missed).Scan(&now.Queue, &payload, &now.Target)
+			WHERE name = $3 AND next_at = $4 AND cron = $5 AND timezone = $6 AND missed = $7 AND bounds = $8 AND `+ticking+`
+			RETURNING queue, payload, target, options, last_run`,
+			toMilli(next), toMilli(last), sc.name, toMilli(sc.next), sc.Cron, sc.Timezone, sc.Missed, sc.bounds()).
+			Scan(&now.Queue, &payload, &now.Target, &options, &now.lastRun)
 		if noRows(err) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("moving a schedule on: %w", err)
 		}
-		fired, now.Payload = true, []byte(payload)
-		var id int64
+		fired, now.Payload, now.ScheduleOptions = true, []byte(payload), optionsOf(options)
+		cancels = now.Overlap == overlapCancel
 		for _, tick := range ticks {
-			if id, err = s.fireTx(ctx, tx, &now, tick); err != nil {
+			one, err := s.fireTx(ctx, tx, &now, tick)
+			if err != nil {
 				return err
 			}
+			if one.id != 0 {
+				made = append(made, one)
+			}
 		}
-		if id == 0 {
+		if len(made) == 0 {
 			return nil
 		}
-		if _, err = tx.ExecContext(ctx, "UPDATE jobs_schedules SET last_job = $1 WHERE name = $2", id, sc.name); err != nil {
+		if _, err = tx.ExecContext(ctx, "UPDATE jobs_schedules SET last_job = $1 WHERE name = $2", made[len(made)-1].id, sc.name); err != nil {
 			return fmt.Errorf("moving a schedule on: %w", err)
 		}
 		return nil
@@ -155,24 +172,18 @@ func (s *Service) fire(ctx context.Context, sc *schedule, next time.Time, ticks 
 	if err != nil {
 		return false, err
 	}
-	if fired && len(ticks) > 0 {
-		s.wake.poke(now.Queue)
+	for _, one := range made {
+		s.wakeFor(now.Queue, one.at)
+	}
+	if cancels {
+		s.wake.look()
+		s.callbacks.poke()
 	}
 	return fired, nil
 }
 
-// fireTx enqueues one job of the schedule. A zero tick is a run that somebody asked for.
-func (s *Service) fireTx(ctx context.Context, tx *sql.Tx, sc *schedule, tick time.Time) (id int64, err error) {
-	args := pushArgs{Target: sc.Target, Body: sc.Payload, Schedule: sc.name, Owner: sc.owner}
-	if !tick.IsZero() {
-		tick = tick.UTC()
-		args.ScheduledFor = &tick
-	}
-	return s.insertTx(ctx, tx, args, river.InsertOpts{Queue: sc.Queue, MaxAttempts: s.settings(sc.Queue).Attempts})
-}
-
 // registerSchedules stores the configured schedules and removes those that are configured no more. One
-// whose cron and timezone are as they were goes on where it was, so that what was missed in between is
+// whose cron, timezone, start and end are as they were goes on where it was, so that what was missed in between is
 // known; one that was made over the API becomes a configured one. Where instances with different
 // configurations share a database, the last one to start decides.
 func (s *Service) registerSchedules(ctx context.Context, configured map[string]Schedule) error {
@@ -203,9 +214,13 @@ func (s *Service) registerSchedules(ctx context.Context, configured map[string]S
 }
 
 // storeSchedule stores a schedule that was checked. Its next tick is reckoned anew if there is none yet or
-// the cron expression or time zone is another. One of the configuration gives way to none but these.
+// the cron expression, time zone, start or end is another. One of the configuration gives way to none but these.
 func storeSchedule(ctx context.Context, tx *sql.Tx, name, owner string, sc Schedule, configured bool, now time.Time) error {
-	c, err := parseCron(sc.Cron, sc.Timezone)
+	c, err := sc.ticks()
+	if err != nil {
+		return err
+	}
+	options, err := json.Marshal(sc.ScheduleOptions)
 	if err != nil {
 		return err
 	}
@@ -214,15 +229,16 @@ func storeSchedule(ctx context.Context, tx *sql.Tx, name, owner string, sc Sched
 		mark = 1
 	}
 	res, err := tx.ExecContext(ctx, `
-		INSERT INTO jobs_schedules (name, cron, timezone, queue, payload, target, missed, configured, next_at, updated_at, owner)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+		INSERT INTO jobs_schedules (name, cron, timezone, queue, payload, target, missed, configured, next_at, updated_at, owner, options, bounds)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 		ON CONFLICT (name) DO UPDATE SET
-			next_at = CASE WHEN jobs_schedules.cron = excluded.cron AND jobs_schedules.timezone = excluded.timezone
+			next_at = CASE WHEN jobs_schedules.cron = excluded.cron AND jobs_schedules.timezone = excluded.timezone AND jobs_schedules.bounds = excluded.bounds
 				THEN jobs_schedules.next_at ELSE excluded.next_at END,
 			cron = excluded.cron, timezone = excluded.timezone, queue = excluded.queue, payload = excluded.payload,
-			target = excluded.target, missed = excluded.missed, configured = excluded.configured, updated_at = excluded.updated_at
+			target = excluded.target, missed = excluded.missed, configured = excluded.configured, updated_at = excluded.updated_at,
+			options = excluded.options, bounds = excluded.bounds
 		WHERE jobs_schedules.configured <= excluded.configured`,
-		name, sc.Cron, sc.Timezone, sc.Queue, string(sc.Payload), sc.Target, sc.Missed, mark, toMilli(c.next(now)), now.UnixMilli(), owner)
+		name, sc.Cron, sc.Timezone, sc.Queue, string(sc.Payload), sc.Target, sc.Missed, mark, toMilli(c.next(now)), now.UnixMilli(), owner, string(options), sc.bounds())
 	if err != nil {
 		return fmt.Errorf("storing a schedule: %w", err)
 	}

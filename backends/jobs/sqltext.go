@@ -36,6 +36,11 @@ func (d dialect) withBody(param string) string {
 	return d.pick("jsonb_set(args, '$.body', "+param+")", "jsonb_set(args, '{body}', to_jsonb(CAST("+param+" AS TEXT)))")
 }
 
+// jsonb is a parameter with JSON text as the engine's columns store it.
+func (d dialect) jsonb(param string) string {
+	return d.pick("jsonb("+param+")", "CAST("+param+" AS JSONB)")
+}
+
 // withCancel is metadata with the time in a parameter at which the job was asked to stop.
 func (d dialect) withCancel(param string) string {
 	return d.pick("jsonb_set(metadata, '$.cancel_attempted_at', "+param+")",

@@ -46,7 +46,7 @@ func placesOf(c Config) egress.Places {
 		}
 	}
 	for _, q := range c.Queues {
-		if u, err := parseTarget(q.Target); err == nil {
+		if u, err := parseTarget(q.Target); err == nil { // a socket is no other queue's to name
 			if p, err := egress.PlaceOf(u); err == nil {
 				all = append(all, p)
 			}

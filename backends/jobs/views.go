@@ -125,9 +125,7 @@ func (s *Service) scanView(scan func(...any) error, more ...any) (v View, err er
 	}
 	v.StartedAt, v.FinishedAt = timeOf(started), timeOf(finished)
 	v.Progress = jsonOf(progress)
-	if v.Errors, err = failuresOf(failures); err != nil {
-		return View{}, err
-	}
+	v.Errors = failuresOf(failures)
 	for i := len(v.Errors) - 1; i >= 0 && v.LastStatus == 0; i-- {
 		v.LastStatus = v.Errors[i].Status
 	}
@@ -151,21 +149,23 @@ func timeOf(t sql.NullTime) *time.Time {
 }
 
 // failuresOf reads the engine's record of errors.
-func failuresOf(raw []byte) ([]Failure, error) {
-	var records []struct {
-		At      time.Time `json:"at"`
-		Attempt int       `json:"attempt"`
-		Error   string    `json:"error"`
-	}
-	if err := json.Unmarshal(raw, &records); err != nil {
-		return nil, fmt.Errorf("reading the errors of a job: %w", err)
+func failuresOf(raw []byte) []Failure {
+	var records []json.RawMessage
+	if json.Unmarshal(raw, &records) != nil {
+		return []Failure{} // somebody else's writing
 	}
 	failures := make([]Failure, len(records))
-	for i, r := range records {
+	for i, record := range records {
+		var r struct {
+			At      time.Time `json:"at"`
+			Attempt int       `json:"attempt"`
+			Error   string    `json:"error"`
+		}
+		_ = json.Unmarshal(record, &r) // what cannot be read stays empty
 		status, _ := statusOf(r.Error)
 		failures[i] = Failure{Time: r.At.UTC(), Attempt: r.Attempt, Message: messageOf(r.Error), Status: status}
 	}
-	return failures, nil
+	return failures
 }
 
 // rowQueryer is the reading pool, or a transaction.
@@ -220,8 +220,8 @@ func (s *Service) jobIn(ctx context.Context, db rowQueryer, id int64) (View, err
 		return v, nil
 	}
 	var push pushArgs
-	if err = json.Unmarshal(args, &push); err != nil {
-		return View{}, fmt.Errorf("reading the arguments of a job: %w", err)
+	if json.Unmarshal(args, &push) != nil {
+		return v, nil // somebody else's writing
 	}
 	if json.Valid(push.Body) && utf8.Valid(push.Body) {
 		v.Payload = push.Body

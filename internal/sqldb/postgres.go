@@ -53,17 +53,52 @@ func OpenPostgresAs(ctx context.Context, dsn string, password *secret.Set) (*DB,
 	db, config := &DB{Write: newPool(pool, password), Read: newPool(pool, password), postgres: pool}, pool.ConnConfig
 	dial, cancel := context.WithTimeout(ctx, patience(config))
 	defer cancel()
-	if err = db.Write.PingContext(dial); err != nil {
+	if err = db.Write.PingContext(dial); err == nil {
+		db.pooled, err = behindPooler(dial, db.Write)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the PostgreSQL database %s on %s cannot be reached, start it or correct database: %w", config.Database, config.Host, err), db.Close())
 	}
+	if !db.pooled || strings.Contains(dsn, execModeParam) {
+		return db, nil
+	}
+	// Named statements belong to one connection; what is kept of these is their types alone.
+	if err = db.Close(); err != nil {
+		return nil, err
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	db.Write, db.Read = newPool(pool, password), newPool(pool, password)
 	return db, nil
+}
+
+// execModeParam in the URL overrides how statements are sent.
+const execModeParam = "default_query_exec_mode"
+
+// behindPooler says whether who answers is not PostgreSQL itself: a pooler names another process than the one
+// that runs a statement.
+func behindPooler(ctx context.Context, db *sql.DB) (pooled bool, err error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = conn.Close() }()
+	err = conn.Raw(func(raw any) error {
+		c := raw.(*stdlib.Conn).Conn()
+		var pid uint32
+		if err := c.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {
+			return err
+		}
+		pooled = pid != c.PgConn().PID()
+		return nil
+	})
+	return pooled, err
 }
 
 // Listener is a pool of the driver's own kind, for LISTEN on PostgreSQL. It dials nothing before its
 // first use. The caller closes it.
 func (db *DB) Listener(ctx context.Context) (*pgxpool.Pool, error) {
-	if !db.Postgres() {
-		return nil, errors.New("SQLite has no LISTEN")
+	if !db.Postgres() || db.pooled {
+		return nil, errors.New("there is no LISTEN on SQLite, or behind a pooler")
 	}
 	config := db.postgres.Copy()
 	config.MaxConns = listenerSize

@@ -40,7 +40,8 @@ type DB struct {
 
 	room     *room           // nil on PostgreSQL
 	postgres *pgxpool.Config // nil on SQLite
-	mu       sync.Mutex      // one migration at a time
+	pooled   bool
+	mu       sync.Mutex // one migration at a time
 }
 
 // Open opens the database in dir, creating it if it is not there. The caller closes it.
@@ -109,6 +110,11 @@ func (db *DB) Close() error { return errors.Join(db.Read.Close(), db.Write.Close
 
 // Postgres says whether this is PostgreSQL, which several instances may share, and not SQLite.
 func (db *DB) Postgres() bool { return db.postgres != nil }
+
+// Pooled says whether a pooler such as PgBouncer stands before PostgreSQL, so that two statements outside
+// a transaction may run on two connections: nothing may rest on the state of one, such as LISTEN, SET or
+// a lock that outlives its transaction.
+func (db *DB) Pooled() bool { return db.pooled }
 
 // InTx runs fn in a transaction for writing and commits it, or rolls back if fn fails. On SQLite no
 // other write happens meanwhile. On PostgreSQL (READ COMMITTED) others do: what must not change

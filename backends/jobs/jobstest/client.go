@@ -58,6 +58,7 @@ type receipt struct {
 	ID        string `json:"id"`
 	State     string `json:"state"`
 	Duplicate bool   `json:"duplicate"`
+	Replaced  bool   `json:"replaced"`
 }
 
 func (e *examiner) do(t *testing.T, method, path, body string, header ...string) answer {

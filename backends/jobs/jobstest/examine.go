@@ -24,6 +24,8 @@ type Options struct {
 	Pull string
 	// Full is the queue that takes few waiting jobs. Default: "examine-full".
 	Full string
+	// Ordered is an ordered queue. Default: "examine-ordered".
+	Ordered string
 	// Attempts is the queue's number of attempts. Default: 3.
 	Attempts int
 	// SigningKey is the text of the key that signs pushes, whsec_ and base64. With it the signatures
@@ -51,6 +53,9 @@ type Options struct {
 //		waiting     3
 //		key_waiting 2
 //	}
+//	queue examine-ordered {
+//		ordered
+//	}
 //	allow 127.0.0.1
 //
 // as the targets are a server that the examiner starts on 127.0.0.1. The queues are paused, drained and
@@ -63,6 +68,7 @@ func Examine(t *testing.T, base string, client *http.Client, o Options) {
 	e.o.Queue = cmp.Or(o.Queue, "examine")
 	e.o.Pull = cmp.Or(o.Pull, "examine-pull")
 	e.o.Full = cmp.Or(o.Full, "examine-full")
+	e.o.Ordered = cmp.Or(o.Ordered, "examine-ordered")
 	e.o.Attempts = cmp.Or(o.Attempts, 3)
 	e.o.Patience = cmp.Or(o.Patience, 15*time.Second)
 
@@ -89,6 +95,9 @@ func Examine(t *testing.T, base string, client *http.Client, o Options) {
 	t.Run("batch-is-all-or-nothing", e.batchRefused)
 	t.Run("idempotency-key", e.idempotencyKey)
 	t.Run("unique-scope-and-ttl", e.uniqueScope)
+	t.Run("ordered", e.ordered)
+	t.Run("on-duplicate", e.onDuplicate)
+	t.Run("wait", e.waitForTheEnd)
 	t.Run("callback", e.callback)
 	t.Run("result-and-max-age", e.resultAndMaxAge)
 	t.Run("lease-complete", e.leaseComplete)

@@ -20,7 +20,7 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //
 //	backend jobs {
 //		queue NAME {
-//			target          URL                   # http or https; default none, so each job names its own
+//			target          URL                   # http, https or unix//run/app.sock:/path; default none, so each job names its own
 //			public          on|off                # whether users may enqueue; default on, but off where verified webhooks are put in
 //			user_targets                          # users, too, may name target and callback, within allow
 //			pull                                  # workers lease the jobs over HTTP; excludes target
@@ -36,6 +36,13 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //			backoff         schedule DURATION...  # after the first, second, … attempt; the last one repeats
 //			timeout         DURATION              # of one attempt, default 30s
 //			max_age         DURATION              # a job is tried no longer than this; default unbounded
+//			ordered                               # the jobs of a key run one after the other, through their retries
+//			on_duplicate    keep|replace|debounce DURATION # of a unique_key that a waiting job holds; default keep
+//			max_payload     SIZE                  # at most 8MiB, default 256KiB; more is answered 413
+//			method          POST|PUT|PATCH        # of the pushes, default POST
+//			header          NAME VALUE            # a further header of the pushes
+//			ca              FILE                  # PEM; the targets are verified by these certificates alone
+//			client_cert     CERT KEY              # PEM files; what is shown to targets that ask for a certificate
 //			keep            completed N [DURATION]  # finished jobs kept, and how long; default 1000
 //			keep            failed N [DURATION]   # dead jobs kept, and cancelled ones; default 5000
 //			drain           DURATION              # what runs may go on for at a reload; default as below
@@ -59,6 +66,11 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //			target   URL                          # its host must be allowed; default the queue's
 //			timezone ZONE                         # such as Europe/Berlin, default UTC
 //			missed   skip|once|all                # what becomes of ticks when no instance ran, default once
+//			overlap  allow|skip|cancel            # what a tick does while the run before is not finished, default allow
+//			jitter   DURATION                     # each job is late by a random time up to this; default none
+//			start    TIME                         # no tick before, as in RFC 3339
+//			end      TIME                         # no tick after
+//			key      KEY                          # and unique_key, priority, attempts, timeout: those of the jobs
 //		}
 //	}
 func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -134,6 +146,13 @@ func (b *Backend) parseQueue(d *caddyfile.Dispenser) error {
 		duration("max_age", &q.MaxAge),
 		duration("drain", &q.Drain),
 		breaker(&q.Breaker),
+		dispense.Option{Name: "ordered", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &q.Ordered) }},
+		dispense.Option{Name: "on_duplicate", Parse: func(d *caddyfile.Dispenser) error { return parseWords(d, &q.OnDuplicate, jobs.ParseOnDuplicate) }},
+		dispense.Option{Name: "max_payload", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &q.MaxPayload) }},
+		dispense.Option{Name: "method", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &q.Method) }},
+		dispense.Option{Name: "header", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return parseHeader(d, &q.Header) }},
+		dispense.Option{Name: "ca", Parse: func(d *caddyfile.Dispenser) error { return parseCA(d, &q.CA) }},
+		dispense.Option{Name: "client_cert", Parse: func(d *caddyfile.Dispenser) error { return parseClientCert(d, &q.ClientCert) }},
 		dispense.Option{Name: "keep", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return parseKeep(d, &q.Keep) }},
 	)
 	if err != nil {
@@ -180,6 +199,15 @@ func (b *Backend) parseSchedule(d *caddyfile.Dispenser) error {
 		text("target", &sc.Target),
 		text("timezone", &sc.Timezone),
 		text("missed", &sc.Missed),
+		text("overlap", &sc.Overlap),
+		dispense.Option{Name: "jitter", Parse: func(d *caddyfile.Dispenser) error { return parseDuration(d, &sc.Jitter) }},
+		text("start", &sc.Start),
+		text("end", &sc.End),
+		text("key", &sc.Key),
+		text("unique_key", &sc.UniqueKey),
+		dispense.Option{Name: "priority", Parse: func(d *caddyfile.Dispenser) error { return dispense.Int(d, &sc.Priority, 1) }},
+		dispense.Option{Name: "attempts", Parse: func(d *caddyfile.Dispenser) error { return dispense.Int(d, &sc.Attempts, 1) }},
+		dispense.Option{Name: "timeout", Parse: func(d *caddyfile.Dispenser) error { return parseDuration(d, &sc.Timeout) }},
 	)
 	if err != nil {
 		return err

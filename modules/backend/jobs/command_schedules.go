@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/jobs"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/command"
 )
 
@@ -106,6 +107,20 @@ func showSchedule(w io.Writer, v *jobs.ScheduleView) {
 	}
 	row(w, "payload", short(string(v.Payload), 80))
 	row(w, "missed", v.Missed)
+	row(w, "overlap", v.Overlap)
+	for _, option := range []struct {
+		name  string
+		given bool
+		value any
+	}{
+		{"jitter", v.Jitter > 0, v.Jitter}, {"start", v.Start != "", v.Start}, {"end", v.End != "", v.End}, {"key", v.Key != "", v.Key},
+		{"unique key", v.UniqueKey != "", v.UniqueKey}, {"priority", v.Priority > 0, v.Priority}, {"attempts", v.Attempts > 0, v.Attempts},
+		{"timeout", v.Timeout > 0, v.Timeout},
+	} {
+		if option.given {
+			row(w, option.name, fmt.Sprint(option.value))
+		}
+	}
 	from := "the API"
 	if v.Configured {
 		from = "the configuration"
@@ -134,6 +149,15 @@ func schedulesSet(o *options) *cobra.Command {
 	f.StringVar(&data, "payload", "", "the payload of the jobs, JSON, or - to read it from the standard input (default null)")
 	f.StringVar(&sc.Target, "target", "", "the URL to push the jobs to (default the queue's)")
 	f.StringVar(&sc.Missed, "missed", "", "what becomes of ticks when no instance ran: skip, once or all (default once)")
+	f.StringVar(&sc.Overlap, "overlap", "", "what a tick does while the run before is not finished: allow, skip or cancel (default allow)")
+	f.Func("jitter", "each job is late by a random time up to this, such as 5m", into(&sc.Jitter))
+	f.StringVar(&sc.Start, "start", "", "no tick before this time, as in RFC 3339, such as 2027-06-01T09:00:00Z")
+	f.StringVar(&sc.End, "end", "", "no tick after this time")
+	f.StringVar(&sc.Key, "key", "", "the key of the jobs")
+	f.StringVar(&sc.UniqueKey, "unique-key", "", "the unique key of the jobs")
+	f.IntVar(&sc.Priority, "priority", 0, "the priority of the jobs, 1 (the first to run) to 4")
+	f.IntVar(&sc.Attempts, "attempts", 0, "how many times a job is tried (default the queue's)")
+	f.Func("timeout", "how long one attempt may take, such as 30s (default the queue's)", into(&sc.Timeout))
 	c.RunE = o.run(1, 1, func(cmd *cobra.Command, args []string) (err error) {
 		if sc.Cron == "" {
 			return command.Usage(errors.New(`--cron is missing, such as --cron "30 2 * * *"`))
@@ -160,4 +184,12 @@ func schedulesSet(o *options) *cobra.Command {
 		})
 	})
 	return c
+}
+
+// into reads the value of a flag as a duration.
+func into(v *unit.Duration) func(string) error {
+	return func(s string) (err error) {
+		*v, err = unit.ParseDuration(s)
+		return err
+	}
 }

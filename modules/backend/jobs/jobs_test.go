@@ -32,6 +32,9 @@ const examined = `{
 				waiting     3
 				key_waiting 2
 			}
+			queue examine-ordered {
+				ordered
+			}
 			allow 127.0.0.1
 		}
 	}
