@@ -112,9 +112,19 @@ func (s *Service) rescue(ctx context.Context) error {
 	if n == 0 {
 		return nil
 	}
-	// All that makes a job one of the dead is said of the row itself: PostgreSQL looks at it again if another
-	// has ended the job, or begun it anew, meanwhile.
-	res, err := s.db.Write.ExecContext(ctx, "UPDATE river_job SET "+s.q.putBack()+" WHERE "+bare(s.q.pushed()+" AND "+silent), deadAfter.Milliseconds())
+	var res sql.Result
+	err = s.db.InTx(ctx, func(tx *sql.Tx) error {
+		// Locked first, and looked at again by a statement of its own: who had to wait for a lock may hold a job
+		// that has ended, or that another has begun anew.
+		found, err := column[int64](tx.QueryContext(ctx, "SELECT j.id FROM river_job j WHERE "+s.q.pushed()+" AND "+silent+" ORDER BY j.id"+s.q.forUpdate(),
+			deadAfter.Milliseconds()))
+		if err != nil {
+			return err
+		}
+		res, err = tx.ExecContext(ctx, "UPDATE river_job SET "+s.q.putBack()+" WHERE "+s.q.ids("id", "$2")+" AND "+bare(s.q.pushed()+" AND "+silent),
+			deadAfter.Milliseconds(), jsonIDs(found))
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("putting the jobs of dead instances back: %w", err)
 	}
