@@ -85,10 +85,11 @@ func TestRiverRescueLeavesWhatGoesOn(t *testing.T) {
 			}
 			rescued := make(chan error)
 			go func() { rescued <- s.rescue(context.WithoutCancel(t.Context())) }()
+			deadline := time.Now().Add(time.Minute)
 			for waiting := 0; waiting == 0; <-time.After(5 * time.Millisecond) {
-				err = s.db.Read.QueryRowContext(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE river_job%'").Scan(&waiting)
-				if err != nil {
-					t.Fatal(err)
+				err = s.db.Read.QueryRowContext(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").Scan(&waiting)
+				if err != nil || time.Now().After(deadline) {
+					t.Fatal("the rescue does not wait for the row:", err)
 				}
 			}
 			if err = tx.Commit(); err != nil {
