@@ -22,10 +22,14 @@ const (
 )
 
 // Needed reports whether the client of the request may still be sending a body, on a connection that cannot
-// end it otherwise: HTTP/2 and HTTP/3 can. One that waits to be told to send (Expect: 100-continue) is not.
+// end it otherwise: HTTP/2 and HTTP/3 can.
 func Needed(r *http.Request) bool {
-	return r.ContentLength != 0 && r.ProtoMajor == 1 && r.Body != nil && r.Body != http.NoBody && len(r.Header["Expect"]) == 0
+	return r.ContentLength != 0 && r.ProtoMajor == 1 && r.Body != nil && r.Body != http.NoBody
 }
+
+// waits reports whether the client may be waiting to be told to send its body (Expect: 100-continue). Reading
+// the body would tell it.
+func waits(r *http.Request) bool { return len(r.Header["Expect"]) > 0 }
 
 // Answer calls write, which must write a whole answer to w, and makes sure that the client can read it at
 // once, whether it has sent its body or not. Then it reads what is left of the body, up to 1 MiB (16 MiB
@@ -42,13 +46,13 @@ func Answer(w http.ResponseWriter, r *http.Request, write func()) {
 		return
 	}
 	room := bound(r)
-	if r.ContentLength > room {
+	if r.ContentLength > room || waits(r) {
 		w.Header().Set("Connection", "close")
 	}
 	end := time.Now().Add(longest)
 	write()
 	n, err := int64(0), errors.Join(conn.Flush(), conn.SetReadDeadline(end))
-	if err == nil {
+	if err == nil && !waits(r) {
 		n, err = io.CopyN(io.Discard, r.Body, room)
 	}
 	if err == io.EOF { //nolint:errorlint // what net/http's bodies end with
@@ -85,7 +89,7 @@ func linger(c net.Conn, room int64, end time.Time) {
 // Before reads what is left of the body before an answer that something else writes, as much as Answer
 // does, and gives up when nothing comes for a quarter of a second.
 func Before(w http.ResponseWriter, r *http.Request) {
-	if !Needed(r) {
+	if !Needed(r) || waits(r) {
 		return
 	}
 	conn := http.NewResponseController(w)

@@ -103,7 +103,6 @@ func TestWhatNeedsNoDraining(t *testing.T) {
 		"body":    {func(*http.Request) {}, true},
 		"h2":      {func(r *http.Request) { r.ProtoMajor = 2 }, false},
 		"no-body": {func(r *http.Request) { r.Body, r.ContentLength = http.NoBody, 0 }, false},
-		"expect":  {func(r *http.Request) { r.Header.Set("Expect", "100-continue") }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("x"))
@@ -112,5 +111,20 @@ func TestWhatNeedsNoDraining(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestClientsThatWait to be told to send get the answer and not the word to go on, and lose the connection.
+func TestClientsThatWait(t *testing.T) {
+	conn, err := net.Dial("tcp", refusing(t, false).Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != http.StatusTooManyRequests || !resp.Close {
+		t.Errorf("got %v, %v, want 429 and the end of the connection", resp, err)
 	}
 }

@@ -29,11 +29,7 @@ func (Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 	e, status := describe(err, status)
 	e.SetHeader(w.Header())
-	r = refuse.Identified(r)
-	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		r.Body = original.Body // not what a handler has put in its place, such as a cap that is passed already
-	}
-	problem.WriteStatus(w, r, e, status)
+	problem.WriteStatus(w, refuse.Identified(r), e, status)
 	return nil
 }
 
