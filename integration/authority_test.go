@@ -72,6 +72,20 @@ var rights = []right{
 	{"flags", "DELETE", "/flags/beta", "", 401, 403, 403, 403, "", ""},
 	{"flags", "POST", "/ofrep/v1/evaluate/flags", `{}`, 401, 403, 403, 403, "", ""},
 	{"flags", "POST", "/ofrep/v1/evaluate/flags/beta", `{}`, 401, 403, 403, 403, "", ""},
+	{"webhooks", "POST", "/endpoints", `{"url":"http://127.0.0.1:9001/inbox"}`, 401, 403, 201, 403, "", ""},
+	{"webhooks", "GET", "/endpoints", "", 401, 403, 200, 403, "", ""},
+	{"webhooks", "GET", "/endpoints/none", "", 401, 403, 404, 403, "", ""},
+	{"webhooks", "PUT", "/endpoints/none", `{"url":"http://127.0.0.1:9001/inbox"}`, 401, 403, 404, 403, "", ""},
+	{"webhooks", "DELETE", "/endpoints/none", "", 401, 403, 404, 403, "", ""},
+	{"webhooks", "POST", "/events", `{"type":"order.created","payload":1}`, 401, 403, 202, 403, "", ""},
+	{"webhooks", "GET", "/deliveries", "", 401, 403, 200, 403, "", ""},
+	{"webhooks", "GET", "/deliveries/none", "", 401, 403, 404, 403, "", ""},
+	{"webhooks", "POST", "/deliveries/none/retry", "", 401, 403, 404, 403, "", ""},
+	{"webhooks", "GET", "/received", "", 401, 403, 200, 403, "", ""},
+	{"cache", "PUT", "/cache/mine", "value", 401, 403, 201, 403, "", ""},
+	{"cache", "GET", "/cache/mine", "", 401, 403, 200, 403, "", ""},
+	{"cache", "POST", "/cache/invalidate", `{"tags":["news"]}`, 401, 403, 200, 403, "", ""},
+	{"cache", "DELETE", "/cache/mine", "", 401, 403, 204, 403, "", ""},
 	{"uploads", "GET", "/uploads/{id}", "", 401, 404, 404, 200, "/uploads/presign", oneUpload},
 	{"uploads", "DELETE", "/uploads/{id}", "", 401, 404, 404, 204, "/uploads/presign", oneUpload},
 	{"identity", "GET", "/users", "", 401, 404, 404, 404, "", ""},
@@ -151,7 +165,7 @@ func TestRights(t *testing.T) {
 	}
 	e.run(t)
 	ann, bob := e.gatehouse(t, "", "token", "mint", "--sub", "ann"), e.gatehouse(t, "", "token", "mint", "--sub", "bob")
-	app := e.gatehouse(t, "", "token", "mint", "--service", "app", "--scope", "jobs:write locks:write")
+	app := e.gatehouse(t, "", "token", "mint", "--service", "app", "--scope", "jobs:write locks:write webhooks:write cache:write")
 	made := 0
 	for _, r := range rights {
 		t.Run(r.backend+" "+r.method+" "+r.path+" "+r.body, func(t *testing.T) {

@@ -74,13 +74,13 @@ http://127.0.0.1:%[3]s {
 		}
 		@webhooks path /events /endpoints /endpoints/* /deliveries /deliveries/* /received
 		handle @webhooks {
-			backend webhooks
+			backend webhooks as operator
 		}
 		handle /uploads/* {
 			backend uploads
 		}
 		handle /cache/* {
-			backend cache
+			backend cache as operator
 		}
 		handle {
 			respond 404

@@ -31,6 +31,10 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"The slashes of a key must be written as %%2F where they begin it, where two of them meet and where they surround dots."))
 		return
 	}
+	if err := s.authority.Caller(r, "cache").CheckAny(); err != nil {
+		s.router.Fail(w, r, err)
+		return
+	}
 	s.router.ServeHTTP(w, r)
 }
 

@@ -23,7 +23,7 @@ func start(t testing.TB, dir string, c Config, url ...string) (*Service, *httpte
 	if err = h.Open(t.Context(), "cache"); err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(h.Service("cache"))
+	srv := httptest.NewServer(asOperator(h.Service("cache")))
 	stop := func() {
 		srv.Close()
 		if err := h.Close(); err != nil {
@@ -31,6 +31,36 @@ func start(t testing.TB, dir string, c Config, url ...string) (*Service, *httpte
 		}
 	}
 	return h.Service("cache").(*Service), srv, stop
+}
+
+// asOperator is h for a caller who may use the cache.
+func asOperator(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Set(service.RankHeader, service.RankOperator)
+		h.ServeHTTP(w, r)
+	})
+}
+
+func TestOnlyServicesAndOperators(t *testing.T) {
+	s, _, stop := start(t, t.TempDir(), Config{}, "")
+	defer stop()
+	for name, c := range map[string]struct {
+		header, value string
+		want          int
+	}{
+		"nobody":   {"X-Other", "x", http.StatusUnauthorized},
+		"user":     {service.SubjectHeader, "ann", http.StatusForbidden},
+		"service":  {service.ScopeHeader, "cache:write", http.StatusNotFound},
+		"operator": {service.RoleHeader, "admin", http.StatusNotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, w := httptest.NewRequest(http.MethodGet, "/cache/greeting", nil), httptest.NewRecorder()
+			r.Header.Set(c.header, c.value)
+			if s.ServeHTTP(w, r); w.Code != c.want {
+				t.Errorf("got %d %s, want %d", w.Code, w.Body, c.want)
+			}
+		})
+	}
 }
 
 func TestExamine(t *testing.T) { pgtest.Each(t, testExamine) }

@@ -32,7 +32,8 @@ const (
 
 // Config is the cache's configuration. Its zero value works.
 type Config struct {
-	service.Authority
+	// Ranks say who may use the cache: services, the app itself, and operators. Values have no owners.
+	service.Ranks
 
 	// Memory bounds the first level, which values and the responses of http_cache share. An object
 	// larger than 1/64 of it is not kept in memory. At least 1MiB. Default: 64MiB.
@@ -66,7 +67,7 @@ func (c Config) Validate() error {
 	case c.DefaultTTL.Std() < minTTL || c.DefaultTTL.Std() > maxTTL:
 		return fmt.Errorf("default_ttl %s is out of bounds, give 1ms to 8760h", c.DefaultTTL)
 	}
-	if err := c.Authority.Validate(); err != nil {
+	if err := c.Ranks.Validate(); err != nil {
 		return err
 	}
 	if _, err := egress.ParsePlaces(c.FillAllow); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/exchange"
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/egress"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 // sweepEvery is how often expired rows are deleted.
@@ -25,6 +26,8 @@ type Service struct {
 	router *httpapi.Router
 	places egress.Places
 	client *exchange.Client
+
+	authority service.Authority
 
 	fillTime  time.Duration // bounds one fill
 	slots     chan struct{} // one is held by each fetch
@@ -44,7 +47,7 @@ func New(c Config, d Deps) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{cfg: c, state: d.State, log: d.Log, router: httpapi.NewRouter(d.Log), places: places, client: newClient(places),
-		fillTime: fillTime, slots: make(chan struct{}, maxFills)}
+		authority: service.Authority{Ranks: c.Ranks}, fillTime: fillTime, slots: make(chan struct{}, maxFills)}
 	s.fillsCtx, s.stopFills = context.WithCancel(context.Background())
 	s.state.enter(s)
 	s.router.Handle(http.MethodGet, "/cache/{key...}", s.get)

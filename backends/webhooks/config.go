@@ -18,7 +18,8 @@ const (
 // Config is the configuration of the webhooks backend. The zero value works: it sends to public
 // addresses over https alone.
 type Config struct {
-	service.Authority
+	// Ranks say who may use the API: services, the app itself, and operators. Endpoints and events have no owners.
+	service.Ranks
 
 	// AllowPrivate lists what events may be sent to although it is not public, also over plain http:
 	// networks in CIDR form, such as 10.0.0.0/8, and places, as HOST:PORT or HOST:PORT/path/prefix. Of the
@@ -35,7 +36,7 @@ func (c Config) Validate() error {
 	if c.Timeout.Std() > maxTimeout {
 		return fmt.Errorf("timeout must be at most %s, not %s", maxTimeout, c.Timeout)
 	}
-	if err := c.Authority.Validate(); err != nil {
+	if err := c.Ranks.Validate(); err != nil {
 		return err
 	}
 	_, _, err := parsePrivate(c.AllowPrivate)

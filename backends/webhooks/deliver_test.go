@@ -216,7 +216,7 @@ func testDeliverOutcomes(t *testing.T, url string) {
 	// What can never be delivered ends its job at once.
 	job := []byte(`{"delivery":` + strconv.Quote(id) + `}`)
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest(http.MethodPut, "/endpoints/"+e.ID, strings.NewReader(`{"url":"`+srv.URL+`","state":"disabled"}`)))
+	asOperator(s).ServeHTTP(w, httptest.NewRequest(http.MethodPut, "/endpoints/"+e.ID, strings.NewReader(`{"url":"`+srv.URL+`","state":"disabled"}`)))
 	if w.Code != http.StatusOK {
 		t.Fatalf("got %d %s", w.Code, w.Body)
 	}

@@ -62,6 +62,8 @@ type Service struct {
 	guard  *guard
 	sender *sender
 	router *httpapi.Router
+
+	authority service.Authority
 }
 
 // Open migrates the tables and makes the service.
@@ -93,7 +95,7 @@ func New(c Config, d Deps) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{db: d.DB, jobs: d.Jobs, log: d.Log, guard: g, sender: newSender(g, c.Timeout.Or(defaultTimeout))}
+	s := &Service{db: d.DB, jobs: d.Jobs, log: d.Log, guard: g, authority: service.Authority{Ranks: c.Ranks}, sender: newSender(g, c.Timeout.Or(defaultTimeout))}
 	s.router = httpapi.NewRouter(d.Log)
 	s.router.Handle(http.MethodPost, "/endpoints", s.createEndpoint)
 	s.router.Handle(http.MethodGet, "/endpoints", s.listEndpoints)
@@ -109,8 +111,14 @@ func New(c Config, d Deps) (*Service, error) {
 	return s, nil
 }
 
-// ServeHTTP is the HTTP API.
-func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
+// ServeHTTP is the HTTP API, for services and operators: an endpoint says where everybody's events go.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := s.authority.Caller(r, "webhooks").CheckAny(); err != nil {
+		s.router.Fail(w, r, err)
+		return
+	}
+	s.router.ServeHTTP(w, r)
+}
 
 // Check reads one row.
 func (s *Service) Check(ctx context.Context) error {

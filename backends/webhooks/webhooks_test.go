@@ -16,6 +16,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/webhooks/webhookstest"
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
@@ -44,11 +45,42 @@ func newService(t *testing.T, c Config, url ...string) (*Service, *queue) {
 
 func loopback() Config { return Config{AllowPrivate: []string{"127.0.0.0/8"}} }
 
+// asOperator is h for a caller who may use the API.
+func asOperator(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Set(service.RankHeader, service.RankOperator)
+		h.ServeHTTP(w, r)
+	})
+}
+
+func TestOnlyServicesAndOperators(t *testing.T) {
+	s, _ := newService(t, loopback(), "")
+	for name, c := range map[string]struct {
+		header, value string
+		want          int
+	}{
+		"nobody":   {"X-Other", "x", http.StatusUnauthorized},
+		"user":     {service.SubjectHeader, "ann", http.StatusForbidden},
+		"service":  {service.ScopeHeader, "webhooks:write", http.StatusOK},
+		"operator": {service.RoleHeader, "admin", http.StatusOK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, path := range []string{"/endpoints", "/deliveries", "/received"} {
+				r, w := httptest.NewRequest(http.MethodGet, path, nil), httptest.NewRecorder()
+				r.Header.Set(c.header, c.value)
+				if s.ServeHTTP(w, r); w.Code != c.want {
+					t.Errorf("%s: got %d %s, want %d", path, w.Code, w.Body, c.want)
+				}
+			}
+		})
+	}
+}
+
 func TestExamine(t *testing.T) { pgtest.Each(t, testExamine) }
 
 func testExamine(t *testing.T, url string) {
 	s, _ := newService(t, loopback(), url)
-	front := httptest.NewServer(s)
+	front := httptest.NewServer(asOperator(s))
 	defer front.Close()
 	webhookstest.Examine(t, front.URL, front.Client())
 }
@@ -127,7 +159,7 @@ func testReceiveOnce(t *testing.T, url string) {
 		}
 	}
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received?limit=3", nil))
+	asOperator(s).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received?limit=3", nil))
 	if got := w.Body.String(); strings.Count(got, `"event_id"`) != 3 || !strings.Contains(got, `"next_cursor"`) || !strings.Contains(got, `"job_id":"push"`) {
 		t.Errorf("got %s, want three events, their jobs and a cursor", got)
 	}
@@ -180,7 +212,7 @@ func (failingJobs) EnqueuePushTx(context.Context, *sql.Tx, string, []byte, http.
 func post(t *testing.T, s *Service, path, body string, want int) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
+	asOperator(s).ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
 	if w.Code != want {
 		t.Fatalf("POST %s: got %d %s, want %d", path, w.Code, w.Body, want)
 	}

@@ -64,7 +64,7 @@ func (a *app) config(inner string) string {
 	}
 	@@inner@@
 	handle /cache/* {
-		backend cache
+		backend cache as operator
 	}
 	handle {
 		reverse_proxy @@app@@

@@ -23,7 +23,7 @@ func TestExamine(t *testing.T) {
 	}
 }
 :80 {
-	backend cache
+	backend cache as operator
 }
 `)
 	srv := httptest.NewServer(g)

@@ -25,7 +25,6 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //		max_value   SIZE      # default 1MiB
 //		fill_allow  HOST[:PORT][/PREFIX]...   # where fills may fetch from; default none
 //		inline                # browsers may show values as pages; default: they are downloads in a sandbox
-//		owner         TEMPLATE  # whose a caller's values are, such as {http.auth.user.tenant}; default {http.auth.user.id}
 //		admin_role    ROLE      # whose holders are operators; default admin
 //		service_scope SCOPE     # whose holders are services, the app itself; default cache:write
 //	}
@@ -34,7 +33,7 @@ func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := dispense.End(d, "backend cache"); err != nil {
 		return err
 	}
-	err := dispense.Block(d, "backend cache", append(authority.Options(&b.Authority),
+	err := dispense.Block(d, "backend cache", append(authority.RankOptions(&b.Ranks),
 		dispense.Option{Name: "memory", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.Memory) }},
 		dispense.Option{Name: "disk", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.Disk) }},
 		dispense.Option{Name: "default_ttl", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.DefaultTTL) }},

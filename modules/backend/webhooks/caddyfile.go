@@ -21,7 +21,6 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //	backend webhooks {
 //		allow_private CIDR|HOST:PORT[/PREFIX]...  # what events may be sent to although it is not public, default none
 //		timeout       DURATION    # of one attempt, up to 2m, default 15s
-//		owner         TEMPLATE  # whose a caller's events and endpoints are, such as {http.auth.user.tenant}; default {http.auth.user.id}
 //		admin_role    ROLE      # whose holders are operators; default admin
 //		service_scope SCOPE     # whose holders are services, the app itself; default webhooks:write
 //	}
@@ -30,7 +29,7 @@ func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := dispense.End(d, "webhooks"); err != nil {
 		return err
 	}
-	err := dispense.Block(d, "backend webhooks", append(authority.Options(&b.Authority),
+	err := dispense.Block(d, "backend webhooks", append(authority.RankOptions(&b.Ranks),
 		dispense.Option{Name: "allow_private", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &b.AllowPrivate) }},
 		dispense.Option{Name: "timeout", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.Timeout) }},
 	)...)
