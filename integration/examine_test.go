@@ -52,6 +52,9 @@ const inProcess = `{
 	}
 }
 http://127.0.0.1:%[3]s {
+	guard {
+		paths pass
+	}
 	@identity path /login /refresh /logout /users /users/* /revocations /revocations/* /.well-known/*
 	handle @identity {
 		backend identity
@@ -97,6 +100,9 @@ const split = `{
 	}
 }
 http://127.0.0.1:%[3]s {
+	guard {
+		paths pass
+	}
 	request_header -Gatehouse-*
 	@identity path /login /refresh /logout /users /users/* /revocations /revocations/* /.well-known/*
 	handle @identity {

@@ -8,6 +8,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/cache/cachetest"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/cache"
+	_ "github.com/gatehouse-proxy/gatehouse/modules/guard"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
@@ -23,6 +24,9 @@ func TestExamine(t *testing.T) {
 	}
 }
 :80 {
+	guard {
+		paths pass
+	}
 	backend cache as operator
 }
 `)
