@@ -127,7 +127,7 @@ func (s *Service) replaceTx(ctx context.Context, tx *sql.Tx, o *order, holder in
 		state = "scheduled"
 	}
 	res, err := tx.ExecContext(ctx, `UPDATE river_job SET args = `+s.q.jsonb("$1")+`, metadata = `+s.q.jsonb("$2")+`, scheduled_at = $3,
-		state = $4`+s.q.cast("river_job_state")+`, attempt = 0, max_attempts = $5, priority = $6
+		state = $4`+s.q.cast("river_job_state")+`, attempt = 0, attempted_at = NULL, max_attempts = $5, priority = $6
 		WHERE id = $7 AND state IN ('available', 'pending', 'retryable', 'scheduled')`,
 		string(args), string(note), s.q.time(at), state, o.opts.MaxAttempts, max(o.opts.Priority, 1), holder)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 // one before is completed, dead or cancelled, also while that waits for a retry. The first is the one that
 // was begun; among those that were not, the one that is due the longest. Jobs without a key have no order.
 
-// begun says of the row j that it was started, or postponed by its target, and waits for its next time.
-// The index jobs_begun has the same words.
-const begun = `j.state IN ('available', 'retryable', 'scheduled') AND (j.attempt > 0 OR j.metadata ->> 'snoozes' IS NOT NULL)`
+// begun says of the row j that it was started once and waits for its next time. The index jobs_again has the
+// same words; they read no JSON, as every new job is asked.
+const begun = `j.attempted_at IS NOT NULL AND j.state IN ('available', 'retryable', 'scheduled')`
 
 // first is the first job of a key.
 type first struct {

@@ -84,7 +84,7 @@ func (d dialect) indexes() []string {
 		// What runs, in all and by key, and whose owner is dead.
 		"CREATE INDEX IF NOT EXISTS jobs_running ON river_job (queue, (" + key + ")) WHERE state = 'running'",
 		// What ordered queues wait for: jobs that were begun and wait.
-		"CREATE INDEX IF NOT EXISTS jobs_begun ON river_job (queue, id) WHERE " + bare(begun),
+		"CREATE INDEX IF NOT EXISTS jobs_again ON river_job (queue, id) WHERE " + bare(begun),
 		// Ended jobs whose callback is not told yet: none most of the time, however many jobs are kept.
 		"CREATE INDEX IF NOT EXISTS jobs_callbacks_due ON river_job (id) WHERE " + bare(callbackDue),
 		// The jobs of one owner, the newest first.
