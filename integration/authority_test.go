@@ -53,6 +53,7 @@ var rights = []right{
 	{"jobs", "POST", "/queues/email/pause", "", 401, 403, 403, 403, "", ""},
 	{"jobs", "POST", "/queues/email/resume", "", 401, 403, 403, 403, "", ""},
 	{"jobs", "POST", "/queues/email/drain", "", 401, 403, 403, 403, "", ""},
+	{"jobs", "POST", "/queues/email/breaker/reset", "", 401, 403, 403, 403, "", ""},
 	{"jobs", "POST", "/queues/email/lease", "{}", 401, 403, 422, 403, "", ""},
 	{"jobs", "GET", "/schedules", "", 401, 200, 200, 200, "", ""},
 	{"jobs", "PUT", "/schedules/nightly", `{"cron":"0 0 1 1 *","queue":"email"}`, 401, 201, 409, 201, "", ""},

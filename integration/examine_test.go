@@ -117,12 +117,23 @@ http://127.0.0.1:%[3]s {
 			audience api
 			optional
 		}
-		reverse_proxy 127.0.0.1:%[4]s {
-			header_up Gatehouse-Subject {http.jwt_auth.header.id}
-			header_up Gatehouse-Role {http.jwt_auth.roles}
-			header_up Gatehouse-Scope {http.jwt_auth.scopes}
-			header_up Gatehouse-Rank operator
-			header_up Gatehouse-Client-Ip {client_ip}
+		@users path /uploads/*
+		handle @users {
+			reverse_proxy 127.0.0.1:%[4]s {
+				header_up Gatehouse-Subject {http.jwt_auth.header.id}
+				header_up Gatehouse-Role {http.jwt_auth.roles}
+				header_up Gatehouse-Scope {http.jwt_auth.scopes}
+				header_up Gatehouse-Client-Ip {client_ip}
+			}
+		}
+		handle {
+			reverse_proxy 127.0.0.1:%[4]s {
+				header_up Gatehouse-Subject {http.jwt_auth.header.id}
+				header_up Gatehouse-Role {http.jwt_auth.roles}
+				header_up Gatehouse-Scope {http.jwt_auth.scopes}
+				header_up Gatehouse-Rank operator
+				header_up Gatehouse-Client-Ip {client_ip}
+			}
 		}
 	}
 }
