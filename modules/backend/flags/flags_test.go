@@ -8,13 +8,14 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/flags/flagstest"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/flags"
+	_ "github.com/gatehouse-proxy/gatehouse/modules/guard"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
 func TestGolden(t *testing.T) { modtest.Golden(t, "testdata") }
 
 func TestExamineThroughTheGateway(t *testing.T) {
-	g := modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n:80 {\n\tbackend flags as operator\n}\n")
+	g := modtest.Start(t, "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n:80 {\n\tguard {\n\t\tpaths pass\n\t}\n\tbackend flags as operator\n}\n")
 	srv := httptest.NewServer(g)
 	t.Cleanup(srv.Close)
 	flagstest.Examine(t, srv.URL, srv.Client())

@@ -184,7 +184,7 @@ func TestQueuesAndSchedulesCommands(t *testing.T) {
 	c.want(`(?s)^NAME +CRON +TIMEZONE +QUEUE +STATE +NEXT \(UTC\)\nnightly +30 2 \* \* \* +Europe/Berlin +good +active +\d{4}.*\n$`, "schedules ls")
 	c.want(`^The schedule often runs next at .* UTC\.\n$`, "schedules set often --queue good --missed skip --cron", "@every 200ms", "--payload", `{"a":1}`)
 	c.eventually(`last job +\d+\n`, "schedules show often")
-	c.want(`(?s)^name +often\ncron +@every 200ms\n.*payload +\{"a":1\}\nmissed +skip\nmade by +the API\nstate +active\n.*next ticks +\d{4}`, "schedules show often")
+	c.want(`(?s)^name +often\ncron +@every 200ms\n.*payload +\{"a":1\}\nmissed +skip\noverlap +allow\nmade by +the API\nstate +active\n.*next ticks +\d{4}`, "schedules show often")
 	c.want(`^The schedule often is paused\.\n$`, "schedules pause often")
 	c.want(`often .* paused +-\n$`, "schedules ls")
 	c.want(`^The schedule often goes on\.\n$`, "schedules resume often")

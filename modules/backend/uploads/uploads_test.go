@@ -16,6 +16,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend"
 	_ "github.com/gatehouse-proxy/gatehouse/modules/backend/uploads"
+	_ "github.com/gatehouse-proxy/gatehouse/modules/guard"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
 )
 
@@ -71,7 +72,7 @@ const users = `
 
 func site(route string) string {
 	const hash = "$2a$04$Lh.n6APDiO4jRoo7q8nZSOmv6ZSHCOgRysNZLAsmEP25XCUCPWYLi"
-	return "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n:80 {\n" + strings.ReplaceAll(users, "HASH", hash) + route + "\n}\n"
+	return "{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t}\n}\n:80 {\n\tguard {\n\t\tpaths pass\n\t}\n" + strings.ReplaceAll(users, "HASH", hash) + route + "\n}\n"
 }
 
 func examine(t *testing.T, h http.Handler) {

@@ -8,13 +8,17 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -81,6 +85,9 @@ func StartJSON(t testing.TB, config string) *Gateway {
 
 func start(t testing.TB, dir string, raw []byte) (*Gateway, error) {
 	t.Helper()
+	if _, again := awaited.LoadOrStore(dir, true); !again {
+		t.Cleanup(func() { awaitRelease(t, dir) }) // after every gateway in it has been stopped
+	}
 	cfg := Config(t, raw)
 	ctx, err := caddy.ProvisionContext(cfg)
 	if err != nil {
@@ -106,6 +113,30 @@ func start(t testing.TB, dir string, raw []byte) (*Gateway, error) {
 	}
 	g.servers = httpApp.(*caddyhttp.App).Servers
 	return g, nil
+}
+
+// awaited are the directories that a test waits for before it ends.
+var awaited sync.Map
+
+// awaitRelease waits until nothing in the background uses the data directory any more: a gateway that was
+// stopped, or that failed to start, drains there, and the files it still writes would be in the way of the
+// directory's removal.
+func awaitRelease(t testing.TB, dir string) {
+	t.Helper()
+	f, err := os.Open(filepath.Join(dir, "lock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	for range 3000 {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%s is still in use after 30 s: %v", dir, err)
 }
 
 // Config is adapted JSON as a configuration without an admin endpoint.
