@@ -78,16 +78,6 @@ type Service struct {
 	authority service.Authority
 }
 
-// managed is h for services and operators: the definition of a flag names users.
-func (s *Service) managed(h httpapi.Handler) httpapi.Handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if err := s.authority.Caller(r, "flags").CheckAny(); err != nil {
-			return err
-		}
-		return h(w, r)
-	}
-}
-
 // New is a Service that has all flags in memory and is ready to answer.
 func New(c Config, d Deps) (*Service, error) {
 	if d.Ctx == nil {
@@ -106,10 +96,12 @@ func New(c Config, d Deps) (*Service, error) {
 	if err := s.live.load(d.Ctx, s.store); err != nil {
 		return nil, err
 	}
-	s.router.Handle(http.MethodGet, "/flags", s.managed(s.list))
-	s.router.Handle(http.MethodGet, "/flags/{key}", s.managed(s.get))
-	s.router.Handle(http.MethodPut, "/flags/{key}", s.managed(s.put))
-	s.router.Handle(http.MethodDelete, "/flags/{key}", s.managed(s.delete))
+	// The definition of a flag names users, so it is not for them.
+	services := httpapi.Guard{Router: s.router, Authority: s.authority, Backend: "flags", Check: service.Caller.CheckAny}
+	services.Handle(http.MethodGet, "/flags", s.list)
+	services.Handle(http.MethodGet, "/flags/{key}", s.get)
+	services.Handle(http.MethodPut, "/flags/{key}", s.put)
+	services.Handle(http.MethodDelete, "/flags/{key}", s.delete)
 	s.router.Handle(http.MethodPost, "/ofrep/v1/evaluate/flags", s.evaluateAll)
 	s.router.Handle(http.MethodPost, "/ofrep/v1/evaluate/flags/{key}", s.evaluateOne)
 	return s, nil

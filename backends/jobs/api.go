@@ -27,30 +27,30 @@ const listTime = 10 * time.Second
 
 func (s *Service) routes() *httpapi.Router {
 	rt := httpapi.NewRouter(s.log)
-	users := guarded{s, rt, service.Caller.Check}
-	users.handle(http.MethodPost, "/jobs", s.postJob)
-	users.handle(http.MethodGet, "/jobs", s.getJobs)
-	users.handle(http.MethodPost, "/jobs/batch", s.postBatch)
-	users.handle(http.MethodGet, "/jobs/groups", s.getGroups)
-	users.handle(http.MethodPost, "/jobs/retry", s.retryJobs)
-	users.handle(http.MethodPost, "/jobs/cancel", s.cancelJobs)
-	users.handle(http.MethodGet, "/jobs/{id}", s.getJob)
-	users.handle(http.MethodPut, "/jobs/{id}", s.putJob)
-	users.handle(http.MethodDelete, "/jobs/{id}", s.deleteJob)
-	users.handle(http.MethodPost, "/jobs/{id}/retry", s.retryJob)
+	users := s.guard(rt, service.Caller.Check)
+	users.Handle(http.MethodPost, "/jobs", s.postJob)
+	users.Handle(http.MethodGet, "/jobs", s.getJobs)
+	users.Handle(http.MethodPost, "/jobs/batch", s.postBatch)
+	users.Handle(http.MethodGet, "/jobs/groups", s.getGroups)
+	users.Handle(http.MethodPost, "/jobs/retry", s.retryJobs)
+	users.Handle(http.MethodPost, "/jobs/cancel", s.cancelJobs)
+	users.Handle(http.MethodGet, "/jobs/{id}", s.getJob)
+	users.Handle(http.MethodPut, "/jobs/{id}", s.putJob)
+	users.Handle(http.MethodDelete, "/jobs/{id}", s.deleteJob)
+	users.Handle(http.MethodPost, "/jobs/{id}/retry", s.retryJob)
 	s.scheduleRoutes(users)
-	services := guarded{s, rt, service.Caller.CheckAny}
-	services.handle(http.MethodPost, "/jobs/{id}/heartbeat", s.postHeartbeat)
-	services.handle(http.MethodPost, "/jobs/{id}/complete", s.postComplete)
-	services.handle(http.MethodPost, "/jobs/{id}/fail", s.postFail)
-	services.handle(http.MethodGet, "/queues", s.getQueues)
-	services.handle(http.MethodGet, "/queues/{queue}", s.getQueue)
-	services.handle(http.MethodPost, "/queues/{queue}/lease", s.postLease)
-	operators := guarded{s, rt, service.Caller.CheckOperator}
-	operators.handle(http.MethodPost, "/queues/{queue}/pause", s.pauseQueue)
-	operators.handle(http.MethodPost, "/queues/{queue}/resume", s.resumeQueue)
-	operators.handle(http.MethodPost, "/queues/{queue}/drain", s.drainQueue)
-	operators.handle(http.MethodPost, "/queues/{queue}/breaker/reset", s.resetBreaker)
+	services := s.guard(rt, service.Caller.CheckAny)
+	services.Handle(http.MethodPost, "/jobs/{id}/heartbeat", s.postHeartbeat)
+	services.Handle(http.MethodPost, "/jobs/{id}/complete", s.postComplete)
+	services.Handle(http.MethodPost, "/jobs/{id}/fail", s.postFail)
+	services.Handle(http.MethodGet, "/queues", s.getQueues)
+	services.Handle(http.MethodGet, "/queues/{queue}", s.getQueue)
+	services.Handle(http.MethodPost, "/queues/{queue}/lease", s.postLease)
+	operators := s.guard(rt, service.Caller.CheckOperator)
+	operators.Handle(http.MethodPost, "/queues/{queue}/pause", s.pauseQueue)
+	operators.Handle(http.MethodPost, "/queues/{queue}/resume", s.resumeQueue)
+	operators.Handle(http.MethodPost, "/queues/{queue}/drain", s.drainQueue)
+	operators.Handle(http.MethodPost, "/queues/{queue}/breaker/reset", s.resetBreaker)
 	return rt
 }
 
@@ -212,7 +212,7 @@ func (s *Service) getJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f.restrict(callerOf(r.Context()))
+	f.restrict(httpapi.CallerOf(r.Context()))
 	ctx, cancel := context.WithTimeout(r.Context(), listTime)
 	defer cancel()
 	items, err := s.list(ctx, f, before, limit+1)
@@ -335,7 +335,7 @@ func (s *Service) lookUp(ctx context.Context, tx *sql.Tx, id int64) (state, queu
 	var owner string
 	err = tx.QueryRowContext(ctx, "SELECT "+s.q.userState()+", j.queue, coalesce(j.metadata ->> 'owner', '') FROM river_job j WHERE j.id = $1"+s.q.forUpdate(), id).
 		Scan(&state, &queue, &owner)
-	if noRows(err) || err == nil && !mayUse(ctx, owner) {
+	if noRows(err) || err == nil && !httpapi.MayUse(ctx, owner) {
 		return "", "", noJob(id)
 	}
 	if err != nil {

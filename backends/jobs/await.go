@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
@@ -109,7 +110,7 @@ func (s *Service) awaitJob(w http.ResponseWriter, r *http.Request, id int64, wai
 		return View{}, false, err
 	}
 	defer s.awaiting.leave(id)
-	leave, err := s.polls.Begin(w, r, callerOf(ctx))
+	leave, err := s.polls.Begin(w, r, httpapi.CallerOf(ctx))
 	if err != nil {
 		return View{}, false, err
 	}

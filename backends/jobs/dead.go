@@ -75,7 +75,7 @@ func (s *Service) retryJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b.restrict(callerOf(r.Context()))
+	b.restrict(httpapi.CallerOf(r.Context()))
 	if b.State == "" {
 		b.State = stateDead
 	}
@@ -109,7 +109,7 @@ func (s *Service) cancelJobs(w http.ResponseWriter, r *http.Request) error {
 	if b.empty() && b.Cause == "" {
 		return unfit("Name at least one of queue, state, kind, key, owner, error, since and until: without any, all jobs would be cancelled.")
 	}
-	b.restrict(callerOf(r.Context()))
+	b.restrict(httpapi.CallerOf(r.Context()))
 	if isInternal(b.Queue) {
 		return problem.New(problem.Forbidden, "The jobs of the queue %.64s are the other backends' own and are not cancelled.", b.Queue)
 	}

@@ -63,7 +63,7 @@ func (s *Service) getGroups(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f.restrict(callerOf(r.Context()))
+	f.restrict(httpapi.CallerOf(r.Context()))
 	f.State = cmp.Or(f.State, stateDead)
 	ctx, cancel := context.WithTimeout(r.Context(), listTime)
 	defer cancel()

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 )
 
@@ -41,7 +42,7 @@ func idempotencyOf(r *http.Request, route string, body []byte) (*idempotency, er
 	}
 	sum := sha256.Sum256(body)
 	return &idempotency{
-		scope: route + " " + callerOf(r.Context()).Owner, key: key, fingerprint: hex.EncodeToString(sum[:]),
+		scope: route + " " + httpapi.CallerOf(r.Context()).Owner, key: key, fingerprint: hex.EncodeToString(sum[:]),
 	}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/riverqueue/river"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
@@ -183,7 +184,7 @@ func (s *Service) insertOrders(ctx context.Context, tx *sql.Tx, orders []order) 
 
 // rank orders what locks rows by the rows.
 func (o *order) rank() string {
-	rank := "\x00" + scoped(o.args.Owner, o.args.UniqueKey) + "\x00" + o.queue
+	rank := "\x00" + service.Scoped(o.args.Owner, o.args.UniqueKey) + "\x00" + o.queue
 	if o.idempotency != nil {
 		rank = o.idempotency.key + "\x00" + o.idempotency.scope + rank
 	}

@@ -110,7 +110,7 @@ func (s *Service) postLease(w http.ResponseWriter, r *http.Request) error {
 	}
 	leave := func() {}
 	if wait > 0 {
-		leave, err = s.polls.Begin(w, r, callerOf(r.Context()))
+		leave, err = s.polls.Begin(w, r, httpapi.CallerOf(r.Context()))
 		if err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -22,63 +21,15 @@ import (
 // maxOwnSchedules is how many schedules one owner may have.
 const maxOwnSchedules = 100
 
-// ownerSeparator stands between an owner and a name in the owner's own space. Neither has it in it: names
-// have no control characters, and owners are encoded.
-const ownerSeparator = "\x1f"
-
-// scoped is the name in the space of an owner.
-func scoped(owner, name string) string {
-	if owner == "" {
-		return name
-	}
-	return service.EncodeHeader(owner, "") + ownerSeparator + name
-}
-
-// unscoped is scoped's reverse.
-func unscoped(name string) string {
-	if _, own, ok := strings.Cut(name, ownerSeparator); ok {
-		return own
-	}
-	return name
-}
-
-type callerKey struct{}
-
-// callerOf is who sent the request of ctx.
-func callerOf(ctx context.Context) service.Caller {
-	c, _ := ctx.Value(callerKey{}).(service.Caller)
-	return c
-}
-
-// mayUse reports whether who sent the request of ctx may see what belongs to owner. What is asked without a
-// request is asked by us.
-func mayUse(ctx context.Context, owner string) bool {
-	c, asked := ctx.Value(callerKey{}).(service.Caller)
-	return !asked || c.MayUse(owner)
-}
-
-// guarded adds routes for those whom check lets pass.
-type guarded struct {
-	s     *Service
-	rt    *httpapi.Router
-	check func(service.Caller) error
-}
-
-// handle adds a route. Its handler finds the caller in the request's context.
-func (g guarded) handle(method, pattern string, h httpapi.Handler) {
-	g.rt.Handle(method, pattern, func(w http.ResponseWriter, r *http.Request) error {
-		c := g.s.authority.Caller(r, "jobs")
-		if err := g.check(c); err != nil {
-			return err
-		}
-		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
-	})
+// guard adds routes for those whom check lets pass.
+func (s *Service) guard(rt *httpapi.Router, check func(service.Caller) error) httpapi.Guard {
+	return httpapi.Guard{Router: rt, Authority: s.authority, Backend: "jobs", Check: check}
 }
 
 // orderOf checks the request and whether its caller may make it, and turns it into an order.
 func (s *Service) orderOf(ctx context.Context, q *request, now time.Time) (order, error) {
-	c := callerOf(ctx)
-	owner, err := ownerOf(c, q.Owner)
+	c := httpapi.CallerOf(ctx)
+	owner, err := httpapi.OwnerOf(c, q.Owner)
 	if err != nil {
 		return order{}, err
 	}
@@ -91,19 +42,6 @@ func (s *Service) orderOf(ctx context.Context, q *request, now time.Time) (order
 	}
 	o.args.Owner = owner
 	return o, nil
-}
-
-// ownerOf is whom something belongs to that the caller makes for wanted, which is empty for the caller itself.
-func ownerOf(c service.Caller, wanted string) (string, error) {
-	switch {
-	case wanted == "":
-		return c.Owner, nil
-	case len(wanted) > maxKey || hasControl(wanted):
-		return "", unfit("owner must have at most %d bytes and no control characters.", maxKey)
-	case !c.MayUse(wanted):
-		return "", problem.New(problem.Forbidden, "Only the app itself and operators may name another owner than the caller.")
-	}
-	return wanted, nil
 }
 
 // checkUser says what of a request is not a user's to say.

@@ -11,20 +11,21 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 // upcomingTicks is how many ticks the view of one schedule foretells.
 const upcomingTicks = 5
 
 // scheduleRoutes adds the API of the schedules.
-func (s *Service) scheduleRoutes(rt guarded) {
-	rt.handle(http.MethodGet, "/schedules", s.getSchedules)
-	rt.handle(http.MethodGet, "/schedules/{name}", s.getSchedule)
-	rt.handle(http.MethodPut, "/schedules/{name}", s.putSchedule)
-	rt.handle(http.MethodDelete, "/schedules/{name}", s.deleteSchedule)
-	rt.handle(http.MethodPost, "/schedules/{name}/run", s.runSchedule)
-	rt.handle(http.MethodPost, "/schedules/{name}/pause", s.pauseSchedule(true))
-	rt.handle(http.MethodPost, "/schedules/{name}/resume", s.pauseSchedule(false))
+func (s *Service) scheduleRoutes(rt httpapi.Guard) {
+	rt.Handle(http.MethodGet, "/schedules", s.getSchedules)
+	rt.Handle(http.MethodGet, "/schedules/{name}", s.getSchedule)
+	rt.Handle(http.MethodPut, "/schedules/{name}", s.putSchedule)
+	rt.Handle(http.MethodDelete, "/schedules/{name}", s.deleteSchedule)
+	rt.Handle(http.MethodPost, "/schedules/{name}/run", s.runSchedule)
+	rt.Handle(http.MethodPost, "/schedules/{name}/pause", s.pauseSchedule(true))
+	rt.Handle(http.MethodPost, "/schedules/{name}/resume", s.pauseSchedule(false))
 }
 
 // ScheduleView is a schedule as the API shows it.
@@ -54,7 +55,7 @@ type ScheduleView struct {
 
 func (sc *schedule) view() ScheduleView {
 	v := ScheduleView{
-		Name: unscoped(sc.name), Owner: sc.owner, Cron: sc.Cron, Timezone: sc.Timezone, Queue: sc.Queue, Payload: sc.Payload, Target: sc.Target, Missed: sc.Missed,
+		Name: service.Unscoped(sc.name), Owner: sc.owner, Cron: sc.Cron, Timezone: sc.Timezone, Queue: sc.Queue, Payload: sc.Payload, Target: sc.Target, Missed: sc.Missed,
 		ScheduleOptions: sc.ScheduleOptions, Configured: sc.configured, Paused: sc.paused,
 	}
 	if !sc.paused && !sc.next.IsZero() {
@@ -89,7 +90,7 @@ func (s *Service) getSchedules(w http.ResponseWriter, r *http.Request) error {
 	}
 	where, args := "WHERE name > $1 ORDER BY name LIMIT $2", []any{cursor, limit + 1}
 	owner := r.URL.Query().Get("owner")
-	if c := callerOf(r.Context()); !c.Any() {
+	if c := httpapi.CallerOf(r.Context()); !c.Any() {
 		owner = c.Owner
 	}
 	if owner != "" {
@@ -124,17 +125,17 @@ func (s *Service) putSchedule(w http.ResponseWriter, r *http.Request) error {
 	if err := httpapi.DecodeJSON(w, r, s.maxRequest(), &want); err != nil {
 		return err
 	}
-	owner, err := scheduleOwner(r)
+	owner, err := httpapi.OwnerAsked(r)
 	if err != nil {
 		return err
 	}
-	name = scoped(owner, name)
+	name = service.Scoped(owner, name)
 	want = want.withDefaults()
 	asked := &request{Target: want.Target}
 	if want.Key != "" {
 		asked.Key = &want.Key
 	}
-	if err = s.checkUser(callerOf(r.Context()), want.Queue, asked); err != nil {
+	if err = s.checkUser(httpapi.CallerOf(r.Context()), want.Queue, asked); err != nil {
 		return err
 	}
 	if err = want.check(s.queues, s.targets); err != nil {
@@ -147,7 +148,7 @@ func (s *Service) putSchedule(w http.ResponseWriter, r *http.Request) error {
 		case err != nil:
 			return err
 		case found != nil && found.configured:
-			return errConfigured(unscoped(name))
+			return errConfigured(service.Unscoped(name))
 		case found == nil && owner != "" && n.own >= maxOwnSchedules:
 			return problem.New(problem.Conflict, "The owner has %d schedules already, delete one first.", n.own)
 		case found == nil && n.all >= maxSchedules:
@@ -169,19 +170,9 @@ func (s *Service) putSchedule(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WriteJSON(w, status, stored.full(now))
 }
 
-// scheduleOwner is whose schedule the request is about. A service or an operator says it by ?owner=, and
-// means nobody's without.
-func scheduleOwner(r *http.Request) (string, error) {
-	c, wanted := callerOf(r.Context()), r.URL.Query().Get("owner")
-	if c.Any() {
-		c.Owner = ""
-	}
-	return ownerOf(c, wanted)
-}
-
 // scheduleName is the stored name of the schedule that the request is about.
 func scheduleName(r *http.Request) (string, error) {
-	owner, err := scheduleOwner(r)
+	owner, err := httpapi.OwnerAsked(r)
 	if err != nil {
 		return "", err
 	}
@@ -189,7 +180,7 @@ func scheduleName(r *http.Request) (string, error) {
 	if !validSchedule(name) {
 		return "", noSchedule(name)
 	}
-	return scoped(owner, name), nil
+	return service.Scoped(owner, name), nil
 }
 
 // scheduleCount is how many schedules there are, in all and of one owner.

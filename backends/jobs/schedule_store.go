@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 // maxSchedules is how many schedules there may be.
@@ -88,7 +89,7 @@ func querySchedules(ctx context.Context, db querier, where string, args ...any) 
 func readSchedule(ctx context.Context, db querier, name string) (schedule, error) {
 	all, err := querySchedules(ctx, db, "WHERE name = $1", name)
 	if err == nil && len(all) == 0 {
-		err = noSchedule(unscoped(name))
+		err = noSchedule(service.Unscoped(name))
 	}
 	if err != nil {
 		return schedule{}, err
@@ -243,7 +244,7 @@ func storeSchedule(ctx context.Context, tx *sql.Tx, name, owner string, sc Sched
 		return fmt.Errorf("storing a schedule: %w", err)
 	}
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return cmp.Or(err, errConfigured(unscoped(name)))
+		return cmp.Or(err, errConfigured(service.Unscoped(name)))
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
@@ -28,7 +29,7 @@ type unique struct {
 func uniqueOf(queue string, args *pushArgs) unique {
 	u := unique{queue: queue, ttl: uniqueTTL}
 	if args.UniqueKey != "" {
-		u.key = scoped(args.Owner, args.UniqueKey)
+		u.key = service.Scoped(args.Owner, args.UniqueKey)
 	}
 	if args.UniqueScope == scopeAll {
 		u.queue = ""

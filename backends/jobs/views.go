@@ -12,7 +12,9 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 // The states that users see.
@@ -119,7 +121,7 @@ func (s *Service) scanView(scan func(...any) error, more ...any) (v View, err er
 		return View{}, err
 	}
 	v.ID, v.CreatedAt, v.RunAt = strconv.FormatInt(id, 10), v.CreatedAt.UTC(), v.RunAt.UTC()
-	v.Schedule = unscoped(v.Schedule)
+	v.Schedule = service.Unscoped(v.Schedule)
 	if kind == (pushArgs{}).Kind() && v.Target == "" {
 		v.Target = s.settings(v.Queue).Target
 	}
@@ -205,7 +207,7 @@ func (s *Service) jobIn(ctx context.Context, db rowQueryer, id int64) (View, err
 	row := db.QueryRowContext(ctx, "SELECT "+s.q.viewColumns(s.q.errors)+", "+s.q.args+`, coalesce(j.metadata ->> 'output', ''), coalesce(l.worker, ''), l.expires_at
 		FROM river_job j LEFT JOIN jobs_leases l ON l.job_id = j.id WHERE j.id = $1`, id)
 	v, err := s.scanView(row.Scan, &args, &result, &worker, &lease)
-	if noRows(err) || err == nil && !mayUse(ctx, v.Owner) {
+	if noRows(err) || err == nil && !httpapi.MayUse(ctx, v.Owner) {
 		return View{}, noJob(id)
 	}
 	if err != nil {

@@ -24,8 +24,6 @@ const (
 	maxOpen = 50
 	// maxOpenApp is the same for those of the app, which have no owner.
 	maxOpenApp = 1000
-	// maxOwner is the longest name of an owner in bytes.
-	maxOwner = 512
 )
 
 type presignRequest struct {
@@ -56,7 +54,11 @@ func (s *Service) presign(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	owner, err := ownerOf(in, s.caller(r))
+	c := s.caller(r)
+	if err = c.Check(); err != nil {
+		return err
+	}
+	owner, err := httpapi.OwnerOf(c, in.Owner)
 	if err != nil {
 		return err
 	}
@@ -119,22 +121,6 @@ func (s *Service) decide(in presignRequest, owner string, now time.Time) (*file,
 		id: rand.Text(), owner: owner, key: newKey(owner, in.Filename, now), filename: in.Filename, contentType: contentType,
 		size: *in.Size, state: pending, created: now, expires: now.Truncate(time.Second).Add(s.expires), // the URL counts in seconds
 	}, nil
-}
-
-// ownerOf is whose the upload will be.
-func ownerOf(in presignRequest, c service.Caller) (string, error) {
-	if err := c.Check(); err != nil {
-		return "", err
-	}
-	switch {
-	case in.Owner == "" || in.Owner == c.Owner:
-		return c.Owner, nil
-	case !c.Any():
-		return "", problem.New(problem.Forbidden, "Only services and operators may upload for somebody else: leave owner out.")
-	case len(in.Owner) > maxOwner || strings.ContainsFunc(in.Owner, isHidden):
-		return "", problem.New(problem.InvalidRequest, "owner must have at most %d bytes and no control characters.", maxOwner)
-	}
-	return in.Owner, nil
 }
 
 func maxOpenOf(owner string) int {

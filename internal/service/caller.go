@@ -176,6 +176,27 @@ func (c Caller) CheckOperator() error {
 	return problem.New(problem.Forbidden, "Only operators may do this.")
 }
 
+// ownerSeparator stands between an owner and a name in the owner's own space. Neither has it in it: names
+// have no control characters, and owners are encoded.
+const ownerSeparator = "\x1f"
+
+// Scoped returns the name in the space of an owner, and the name itself for nobody. The name must have no
+// control characters.
+func Scoped(owner, name string) string {
+	if owner == "" {
+		return name
+	}
+	return EncodeHeader(owner, "") + ownerSeparator + name
+}
+
+// Unscoped is the reverse of Scoped.
+func Unscoped(name string) string {
+	if _, own, ok := strings.Cut(name, ownerSeparator); ok {
+		return own
+	}
+	return name
+}
+
 type adminKey struct{}
 
 // AsAdmin marks a request that came through the admin endpoint: who may use that may do everything.

@@ -1,0 +1,79 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
+)
+
+// maxOwner is the longest name of an owner in bytes.
+const maxOwner = 512
+
+// Guard adds routes for those whom Check lets pass.
+type Guard struct {
+	Router    *Router
+	Authority service.Authority
+	// Backend is the backend's name.
+	Backend string
+	// Check returns the problem with a caller, such as service.Caller.CheckAny.
+	Check func(service.Caller) error
+}
+
+// Handle adds a route. Its handler finds the caller with CallerOf.
+func (g Guard) Handle(method, pattern string, h Handler) {
+	g.Router.Handle(method, pattern, g.Wrap(h))
+}
+
+// Wrap returns h behind the check.
+func (g Guard) Wrap(h Handler) Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		c := g.Authority.Caller(r, g.Backend)
+		if err := g.Check(c); err != nil {
+			return err
+		}
+		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+	}
+}
+
+type callerKey struct{}
+
+// CallerOf returns who sent the request of ctx, which came by a Guard.
+func CallerOf(ctx context.Context) service.Caller {
+	c, _ := ctx.Value(callerKey{}).(service.Caller)
+	return c
+}
+
+// MayUse reports whether who sent the request of ctx may see what belongs to owner. What is asked without a
+// request is asked by us.
+func MayUse(ctx context.Context, owner string) bool {
+	c, asked := ctx.Value(callerKey{}).(service.Caller)
+	return !asked || c.MayUse(owner)
+}
+
+// OwnerOf returns whom something belongs to that the caller makes for wanted, which is empty for the caller itself.
+func OwnerOf(c service.Caller, wanted string) (string, error) {
+	switch {
+	case wanted == "":
+		return c.Owner, nil
+	case len(wanted) > maxOwner || !utf8.ValidString(wanted) || strings.ContainsFunc(wanted, unicode.IsControl):
+		return "", problem.New(problem.InvalidRequest, "owner must have at most %d bytes and no control characters.", maxOwner)
+	case !c.MayUse(wanted):
+		return "", problem.New(problem.Forbidden, "Only the app itself and operators may name another owner than the caller.")
+	}
+	return wanted, nil
+}
+
+// OwnerAsked is OwnerOf for the owner that ?owner= names. Without it a service or an operator means what
+// belongs to nobody.
+func OwnerAsked(r *http.Request) (string, error) {
+	c, wanted := CallerOf(r.Context()), r.URL.Query().Get("owner")
+	if c.Any() {
+		c.Owner = ""
+	}
+	return OwnerOf(c, wanted)
+}
