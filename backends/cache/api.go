@@ -23,6 +23,9 @@ const maxJSON = 4 << 20
 //	POST      /cache/{key}/fill         {url, ttl?, tags?}: the value, fetched from url if there is none
 //	POST      /cache/invalidate         {keys?, tags?}
 //
+// Keys and tags are the caller's own; a service or an operator names the owner whose they are by ?owner=, and
+// means nobody's without. Fills are for services and operators: they read what the gateway may read.
+//
 // A key is all that follows /cache/, slashes included. Only POST has acts, and its last segment
 // names the act, so a key may be called invalidate or end in /fill for all other methods.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -31,15 +34,11 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"The slashes of a key must be written as %%2F where they begin it, where two of them meet and where they surround dots."))
 		return
 	}
-	if err := s.authority.Caller(r, "cache").CheckAny(); err != nil {
-		s.router.Fail(w, r, err)
-		return
-	}
 	s.router.ServeHTTP(w, r)
 }
 
 func (s *Service) get(w http.ResponseWriter, r *http.Request) error {
-	key, err := parseKey(r.URL.EscapedPath())
+	_, key, err := scopedKey(r, r.URL.EscapedPath())
 	if err != nil {
 		return err
 	}
@@ -78,7 +77,7 @@ func (s *Service) answer(w http.ResponseWriter, r *http.Request, it *item, statu
 }
 
 func (s *Service) put(w http.ResponseWriter, r *http.Request) error {
-	key, err := parseKey(r.URL.EscapedPath())
+	owner, key, err := scopedKey(r, r.URL.EscapedPath())
 	if err != nil {
 		return err
 	}
@@ -107,7 +106,7 @@ func (s *Service) put(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	_, isNew, err := s.state.save(key, newItem(value, contentType, tags, m, ttl), create, nil)
+	_, isNew, err := s.state.save(key, newItem(value, contentType, scopedTags(owner, tags), m, ttl), create, nil)
 	switch {
 	case err != nil:
 		return err
@@ -141,7 +140,7 @@ func newItem(value []byte, contentType string, tags []string, m Mark, ttl time.D
 }
 
 func (s *Service) delete(w http.ResponseWriter, r *http.Request) error {
-	key, err := parseKey(r.URL.EscapedPath())
+	_, key, err := scopedKey(r, r.URL.EscapedPath())
 	if err != nil {
 		return err
 	}
@@ -159,11 +158,14 @@ func (s *Service) act(w http.ResponseWriter, r *http.Request) error {
 		return s.invalidate(w, r)
 	}
 	if rest, ok := strings.CutSuffix(strings.TrimPrefix(escaped, prefix), "/fill"); ok {
-		key, err := parseKey(prefix + rest)
+		if err := httpapi.CallerOf(r.Context()).CheckAny(); err != nil {
+			return err
+		}
+		owner, key, err := scopedKey(r, prefix+rest)
 		if err != nil {
 			return err
 		}
-		return s.fill(w, r, key)
+		return s.fill(w, r, owner, key)
 	}
 	e := problem.New(problem.MethodNotAllowed, "POST acts on %s{key}/fill or %sinvalidate, to write a value use PUT.", prefix, prefix)
 	e.Header = http.Header{"Allow": {"DELETE, GET, PUT, HEAD, OPTIONS"}}
@@ -192,7 +194,11 @@ func (s *Service) invalidate(w http.ResponseWriter, r *http.Request) error {
 	if err := checkTags(in.Tags, maxList); err != nil {
 		return err
 	}
-	if err := s.state.drop(in.Keys, in.Tags); err != nil {
+	owner, err := httpapi.OwnerAsked(r)
+	if err != nil {
+		return err
+	}
+	if err = s.state.drop(scopedAll(owner, in.Keys), scopedAll(owner, in.Tags)); err != nil {
 		return err
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{

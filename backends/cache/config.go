@@ -25,15 +25,18 @@ const (
 
 	minMemory = 1 << 20
 	// valueShare and objectShare bound one value by its level: a value of more than a quarter of the
-	// disk level is refused, one of more than 1/64 of the memory level is kept on disk alone.
+	// disk level is refused, or of more than half of an owner's share, and one of more than 1/64 of the memory
+	// level is kept on disk alone.
 	valueShare  = 4
+	ownerShare  = 2
 	objectShare = 64
 )
 
 // Config is the cache's configuration. Its zero value works.
 type Config struct {
-	// Ranks say who may use the cache: services, the app itself, and operators. Values have no owners.
-	service.Ranks
+	// Authority says whose a value is. The scope of services is cache:write. Without ?owner= a service or an
+	// operator means what belongs to nobody.
+	service.Authority
 
 	// Memory bounds the first level, which values and the responses of http_cache share. An object
 	// larger than 1/64 of it is not kept in memory. At least 1MiB. Default: 64MiB.
@@ -41,6 +44,10 @@ type Config struct {
 	// Disk bounds the second level, in SQLite; when it is full the oldest values go. At least four
 	// times MaxValue. Default: 256MiB.
 	Disk unit.Size `json:"disk,omitempty"`
+	// OwnerBytes bounds the values of one owner in the second level; beyond it the owner's own oldest values
+	// go. At least twice MaxValue. What belongs to nobody is bounded by Disk alone. Default: a tenth of Disk,
+	// or twice MaxValue if that is more.
+	OwnerBytes unit.Size `json:"owner_bytes,omitempty"`
 	// DefaultTTL is how long a value lives if its writer does not say, at most 8760h. Default: 5m.
 	DefaultTTL unit.Duration `json:"default_ttl,omitempty"`
 	// MaxValue is the largest value that is accepted. Default: 1MiB.
@@ -64,10 +71,12 @@ func (c Config) Validate() error {
 		return fmt.Errorf("max_value must be at least one byte, not %d", int64(c.MaxValue))
 	case c.Disk/valueShare < c.MaxValue:
 		return fmt.Errorf("disk %s is too small for values of up to %s, give at least four times max_value", c.Disk, c.MaxValue)
+	case c.OwnerBytes/ownerShare < c.MaxValue:
+		return fmt.Errorf("owner_bytes %s is too small for values of up to %s, give at least twice max_value", c.OwnerBytes, c.MaxValue)
 	case c.DefaultTTL.Std() < minTTL || c.DefaultTTL.Std() > maxTTL:
 		return fmt.Errorf("default_ttl %s is out of bounds, give 1ms to 8760h", c.DefaultTTL)
 	}
-	if err := c.Ranks.Validate(); err != nil {
+	if err := c.Authority.Validate(); err != nil {
 		return err
 	}
 	if _, err := egress.ParsePlaces(c.FillAllow); err != nil {
@@ -85,6 +94,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxValue == 0 {
 		c.MaxValue = defaultMaxValue
+	}
+	if c.OwnerBytes == 0 {
+		c.OwnerBytes = max(c.Disk/10, ownerShare*c.MaxValue)
 	}
 	c.DefaultTTL = unit.Duration(c.DefaultTTL.Or(defaultTTL))
 	return c

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 const (
@@ -76,21 +78,21 @@ func (st *State) put(ctx context.Context, tx *sql.Tx, key string, it *item, now 
 	if value == nil {
 		value = []byte{}
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO cache_entries (key, value, content_type, tags, generation, size, created_at, expires_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+	_, err = tx.ExecContext(ctx, `INSERT INTO cache_entries (key, value, content_type, tags, generation, size, created_at, expires_at, owner)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		ON CONFLICT (key) DO UPDATE SET value = excluded.value, content_type = excluded.content_type, tags = excluded.tags,
 		generation = excluded.generation, size = excluded.size, created_at = excluded.created_at, expires_at = excluded.expires_at`,
-		key, value, it.contentType, raw, int64(it.born), grown, it.created.UnixMilli(), it.expires.UnixMilli())
+		key, value, it.contentType, raw, int64(it.born), grown, it.created.UnixMilli(), it.expires.UnixMilli(), service.ScopeOf(key))
 	if err != nil {
 		return false, fmt.Errorf("writing an entry: %w", err)
 	}
 	st.bytes += grown - size
-	return isNew, nil
+	return isNew, st.grow(ctx, tx, key, grown-size)
 }
 
 // remove deletes the row of key, if there is one.
 func (st *State) remove(ctx context.Context, tx *sql.Tx, key string) error {
-	_, err := st.deleted(ctx, tx, "DELETE FROM cache_entries WHERE key = $1 RETURNING size", key)
+	_, err := st.deleted(ctx, tx, "DELETE FROM cache_entries WHERE key = $1 RETURNING size, owner", key)
 	return err
 }
 
@@ -121,9 +123,9 @@ func (st *State) raise(ctx context.Context, tx *sql.Tx, cutoff uint64) error {
 
 func setGeneration(ctx context.Context, tx *sql.Tx, tag string, generation uint64) error {
 	_, err := tx.ExecContext(ctx,
-		`INSERT INTO cache_tags (tag, generation) VALUES ($1, $2)
+		`INSERT INTO cache_tags (tag, generation, owner) VALUES ($1, $2, $3)
 		ON CONFLICT (tag) DO UPDATE SET generation = excluded.generation WHERE excluded.generation > cache_tags.generation`,
-		tag, int64(generation))
+		tag, int64(generation), service.ScopeOf(tag))
 	if err != nil {
 		return fmt.Errorf("writing a tag: %w", err)
 	}
@@ -136,7 +138,7 @@ func (st *State) expire(ctx context.Context, tx *sql.Tx, now time.Time) (more bo
 		return false, err
 	}
 	n, err := st.deleted(ctx, tx, `DELETE FROM cache_entries WHERE key IN
-		(SELECT key FROM cache_entries WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING size`, now.UnixMilli(), batchRows)
+		(SELECT key FROM cache_entries WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING size, owner`, now.UnixMilli(), batchRows)
 	return n == batchRows, err
 }
 
@@ -146,17 +148,22 @@ func (st *State) trim(ctx context.Context, tx *sql.Tx) error {
 	if st.bytes <= limit {
 		return nil
 	}
-	created, key, err := oldest(ctx, tx, st.bytes-limit/10*9)
+	created, key, err := oldest(ctx, tx, "", st.bytes-limit/10*9)
 	if err != nil {
 		return fmt.Errorf("looking for the oldest entries: %w", err)
 	}
-	_, err = st.deleted(ctx, tx, "DELETE FROM cache_entries WHERE (created_at, key) <= ($1, $2) RETURNING size", created, key)
+	_, err = st.deleted(ctx, tx, "DELETE FROM cache_entries WHERE (created_at, key) <= ($1, $2) RETURNING size, owner", created, key)
 	return err
 }
 
-// oldest is the place, in the order of age, up to which rows add up to at least excess bytes.
-func oldest(ctx context.Context, tx *sql.Tx, excess int64) (created int64, key string, err error) {
-	rows, err := tx.QueryContext(ctx, "SELECT created_at, key, size FROM cache_entries ORDER BY created_at, key")
+// oldest is the place, in the order of age, up to which rows add up to at least excess bytes: those of the
+// owner, or all.
+func oldest(ctx context.Context, tx *sql.Tx, owner string, excess int64) (created int64, key string, err error) {
+	where, args := "", []any(nil)
+	if owner != "" {
+		where, args = "WHERE owner = $1 AND owner <> ''", []any{owner}
+	}
+	rows, err := tx.QueryContext(ctx, "SELECT created_at, key, size FROM cache_entries "+where+" ORDER BY created_at, key", args...)
 	if err != nil {
 		return 0, "", err
 	}
@@ -171,23 +178,28 @@ func oldest(ctx context.Context, tx *sql.Tx, excess int64) (created int64, key s
 	return created, key, rows.Err()
 }
 
-// deleted runs a DELETE … RETURNING size, keeps the sum of sizes right and returns the number of rows.
+// deleted runs a DELETE … RETURNING size, owner, keeps the sums of sizes right and returns the number of rows.
 func (st *State) deleted(ctx context.Context, tx *sql.Tx, query string, args ...any) (n int, err error) {
 	rows, err := tx.QueryContext(ctx, query, args...)
 	if err != nil {
 		return 0, fmt.Errorf("deleting entries: %w", err)
 	}
 	defer func() { _ = rows.Close() }()
+	gone := map[string]int64{}
 	for rows.Next() {
 		var size int64
-		if err = rows.Scan(&size); err != nil {
+		var owner string
+		if err = rows.Scan(&size, &owner); err != nil {
 			return n, fmt.Errorf("deleting entries: %w", err)
 		}
 		st.bytes -= size
+		if owner != "" {
+			gone[owner] += size
+		}
 		n++
 	}
-	if err = rows.Err(); err != nil {
+	if err = errors.Join(rows.Err(), rows.Close()); err != nil {
 		return n, fmt.Errorf("deleting entries: %w", err)
 	}
-	return n, nil
+	return n, st.shrink(ctx, tx, gone)
 }

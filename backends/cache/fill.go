@@ -37,7 +37,7 @@ type flight struct {
 
 // fill answers the value of key, fetching it from the URL if there is none that is valid. A caller
 // that goes away cancels nothing: others may wait, and the value is wanted anyway.
-func (s *Service) fill(w http.ResponseWriter, r *http.Request, key string) error {
+func (s *Service) fill(w http.ResponseWriter, r *http.Request, owner, key string) error {
 	var in struct {
 		URL  string        `json:"url"`
 		TTL  unit.Duration `json:"ttl"`
@@ -62,7 +62,7 @@ func (s *Service) fill(w http.ResponseWriter, r *http.Request, key string) error
 		s.answer(w, r, it, hit(it, level))
 		return nil
 	}
-	f, joined := s.join(flightKey{key, target.String()}, ttl, in.Tags)
+	f, joined := s.join(flightKey{key, target.String()}, ttl, scopedTags(owner, in.Tags))
 	select {
 	case <-f.done:
 	case <-r.Context().Done():

@@ -124,6 +124,7 @@ func (st *State) save(key string, it *item, create bool, allowed func() bool) (s
 // drop deletes the values of the keys and invalidates the tags, durably and at once.
 func (st *State) drop(keys, tags []string) error {
 	var generation uint64
+	merged := tags
 	return st.write(func(ctx context.Context, tx *sql.Tx) (err error) {
 		for _, key := range keys {
 			st.fences.bump(URL{Path: key})
@@ -132,7 +133,10 @@ func (st *State) drop(keys, tags []string) error {
 			}
 		}
 		if len(tags) > 0 || st.shared() {
-			generation, err = st.invalidate(ctx, tx, keys, tags)
+			if merged, err = st.merge(ctx, tx, tags); err != nil {
+				return err
+			}
+			generation, err = st.invalidate(ctx, tx, keys, merged)
 		}
 		return err
 	}, func() {
@@ -140,7 +144,7 @@ func (st *State) drop(keys, tags []string) error {
 			st.mem.Invalidate(URL{Path: key})
 		}
 		if len(tags) > 0 {
-			st.tags.publish(tags, generation)
+			st.tags.publish(merged, generation)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package cache
 import (
 	"fmt"
 	"mime"
+	"net/http"
 	"net/url"
 	"path"
 	"strings"
@@ -10,7 +11,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
@@ -33,6 +36,16 @@ func parseKey(escaped string) (string, error) {
 		return "", problem.New(problem.InvalidRequest, "The key has a percent sign that no two hexadecimal digits follow.")
 	}
 	return key, checkKey(key)
+}
+
+// scopedKey is the key of an escaped path as it stands in the space of its owner, who is the caller, or for a
+// service or an operator whom ?owner= names, or nobody.
+func scopedKey(r *http.Request, escaped string) (owner, key string, err error) {
+	if owner, err = httpapi.OwnerAsked(r); err != nil {
+		return "", "", err
+	}
+	key, err = parseKey(escaped)
+	return owner, service.Scoped(owner, key), err
 }
 
 // cleanPath says whether a path reaches us as it was sent: where slashes meet, or where a segment is

@@ -27,8 +27,6 @@ type Service struct {
 	places egress.Places
 	client *exchange.Client
 
-	authority service.Authority
-
 	fillTime  time.Duration // bounds one fill
 	slots     chan struct{} // one is held by each fetch
 	fills     sync.WaitGroup
@@ -47,13 +45,14 @@ func New(c Config, d Deps) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{cfg: c, state: d.State, log: d.Log, router: httpapi.NewRouter(d.Log), places: places, client: newClient(places),
-		authority: service.Authority{Ranks: c.Ranks}, fillTime: fillTime, slots: make(chan struct{}, maxFills)}
+		fillTime: fillTime, slots: make(chan struct{}, maxFills)}
 	s.fillsCtx, s.stopFills = context.WithCancel(context.Background())
 	s.state.enter(s)
-	s.router.Handle(http.MethodGet, "/cache/{key...}", s.get)
-	s.router.Handle(http.MethodPut, "/cache/{key...}", s.put)
-	s.router.Handle(http.MethodDelete, "/cache/{key...}", s.delete)
-	s.router.Handle(http.MethodPost, "/cache/{key...}", s.act)
+	users := httpapi.Guard{Router: s.router, Authority: c.Authority, Backend: "cache", Check: service.Caller.Check}
+	users.Handle(http.MethodGet, "/cache/{key...}", s.get)
+	users.Handle(http.MethodPut, "/cache/{key...}", s.put)
+	users.Handle(http.MethodDelete, "/cache/{key...}", s.delete)
+	users.Handle(http.MethodPost, "/cache/{key...}", s.act)
 	return s, nil
 }
 

@@ -26,6 +26,8 @@ type State struct {
 	fences fences
 	making atomic.Int64 // bytes of objects being made, see Reserve
 	disk   atomic.Int64 // the bound of the disk level
+	// ownerBytes is the bound of one owner in it.
+	ownerBytes atomic.Int64
 
 	openMu sync.Mutex
 	open   []*Service // oldest first; the bounds of the newest are in force
@@ -171,4 +173,5 @@ func (s *State) bound() {
 	newest := s.open[len(s.open)-1].cfg
 	s.mem.SetMaximum(uint64(newest.Memory))
 	s.disk.Store(int64(newest.Disk))
+	s.ownerBytes.Store(int64(newest.OwnerBytes))
 }

@@ -1,9 +1,13 @@
 package cache
 
 import (
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 // maxTags is how many invalidated tags are remembered one by one. Beyond it the oldest half is
@@ -63,6 +67,11 @@ func (t *tagTable) publish(tags []string, generation uint64) {
 	defer t.mu.Unlock()
 	for _, tag := range tags {
 		t.last[tag] = max(t.last[tag], generation)
+		if service.ScopeOf(tag) != "" && service.Unscoped(tag) == "" { // it stands for all of the owner's
+			maps.DeleteFunc(t.last, func(other string, at uint64) bool {
+				return at < generation && other != tag && strings.HasPrefix(other, tag)
+			})
+		}
 	}
 	t.generation.Store(max(t.generation.Load(), generation))
 	t.version.Add(1)

@@ -189,6 +189,15 @@ func Scoped(owner, name string) string {
 	return EncodeHeader(owner, "") + ownerSeparator + name
 }
 
+// ScopeOf returns the space that Scoped put the name into, an owner in the form of EncodeHeader; it is empty
+// for nobody.
+func ScopeOf(name string) string {
+	if owner, _, ok := strings.Cut(name, ownerSeparator); ok {
+		return owner
+	}
+	return ""
+}
+
 // Unscoped is the reverse of Scoped.
 func Unscoped(name string) string {
 	if _, own, ok := strings.Cut(name, ownerSeparator); ok {

@@ -21,10 +21,12 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //	backend cache {
 //		memory      SIZE      # values and the responses of http_cache; default 64MiB
 //		disk        SIZE      # values in SQLite; default 256MiB
+//		owner_bytes SIZE      # of it, for one owner; default a tenth
 //		default_ttl DURATION  # default 5m
 //		max_value   SIZE      # default 1MiB
 //		fill_allow  HOST[:PORT][/PREFIX]...   # where fills may fetch from; default none
 //		inline                # browsers may show values as pages; default: they are downloads in a sandbox
+//		owner         TEMPLATE  # whose values a caller's are, such as {http.auth.user.tenant}; default {http.auth.user.id}
 //		admin_role    ROLE      # whose holders are operators; default admin
 //		service_scope SCOPE     # whose holders are services, the app itself; default cache:write
 //	}
@@ -33,9 +35,10 @@ func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := dispense.End(d, "backend cache"); err != nil {
 		return err
 	}
-	err := dispense.Block(d, "backend cache", append(authority.RankOptions(&b.Ranks),
+	err := dispense.Block(d, "backend cache", append(authority.Options(&b.Authority),
 		dispense.Option{Name: "memory", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.Memory) }},
 		dispense.Option{Name: "disk", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.Disk) }},
+		dispense.Option{Name: "owner_bytes", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.OwnerBytes) }},
 		dispense.Option{Name: "default_ttl", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.DefaultTTL) }},
 		dispense.Option{Name: "max_value", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.MaxValue) }},
 		dispense.Option{Name: "inline", Parse: func(d *caddyfile.Dispenser) error {
