@@ -10,6 +10,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/longpoll"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
 const (
@@ -40,7 +41,7 @@ func newAPIState() apiState {
 func noRows(err error) bool { return errors.Is(err, sql.ErrNoRows) }
 
 // admit says why orders that are in order cannot be taken now: a queue is drained, or has as many
-// waiting jobs as it may.
+// waiting jobs as it may, or an owner's jobs have as many bytes as they may.
 func (s *Service) admit(ctx context.Context, orders []order) error {
 	draining, err := s.drained.names(ctx, s)
 	if err != nil {
@@ -48,12 +49,12 @@ func (s *Service) admit(ctx context.Context, orders []order) error {
 	}
 	var lots []lot
 	n := map[lot]int{}
-	add := func(l lot, most int) {
-		if most > 0 {
+	add := func(l lot, by int) {
+		if s.most(l) > 0 {
 			if n[l] == 0 {
 				lots = append(lots, l)
 			}
-			n[l]++
+			n[l] += by
 		}
 	}
 	for i := range orders {
@@ -63,10 +64,12 @@ func (s *Service) admit(ctx context.Context, orders []order) error {
 			e.RetryAfter = drainRetry
 			return e
 		}
-		q := s.settings(o.queue)
-		add(lot{queue: o.queue}, q.Waiting)
+		add(lot{queue: o.queue}, 1)
 		if o.args.Key != "" {
-			add(lot{queue: o.queue, key: o.args.Key}, q.KeyWaiting)
+			add(lot{queue: o.queue, key: o.args.Key}, 1)
+		}
+		if o.args.Owner != "" {
+			add(lot{owner: o.args.Owner}, len(o.args.Body)+jobOverhead)
 		}
 	}
 	for i, l := range lots {
@@ -85,25 +88,38 @@ func (s *Service) admit(ctx context.Context, orders []order) error {
 }
 
 func (s *Service) tooMany(l lot) error {
-	q := s.settings(l.queue)
-	e := problem.New(problem.QuotaExceeded, "The queue %s has %d jobs waiting and takes no more: try again when some have run.", l.queue, q.Waiting)
-	if l.key != "" {
-		e = problem.New(problem.QuotaExceeded, "This key has %d jobs waiting in the queue %s, which takes no more of it: try again when some have run.", q.KeyWaiting, l.queue)
+	most := s.most(l)
+	e := problem.New(problem.QuotaExceeded, "The queue %s has %d jobs waiting and takes no more: try again when some have run.", l.queue, most)
+	switch {
+	case l.owner != "":
+		e = problem.New(problem.QuotaExceeded, "The owner's jobs, with those that are kept after their end, would have more than %s: try again when some are gone.", unit.Size(most))
+	case l.key != "":
+		e = problem.New(problem.QuotaExceeded, "This key has %d jobs waiting in the queue %s, which takes no more of it: try again when some have run.", most, l.queue)
 	}
 	e.RetryAfter = countFor
 	return e
 }
 
-// lot is the jobs of a queue, or of one key of it.
-type lot struct{ queue, key string }
+// lot is the waiting jobs of a queue, or of one key of it, or the bytes of all jobs of an owner.
+type lot struct{ queue, key, owner string }
 
-// overWaiting says whether n more would be more than may wait. If not, they count from now on.
-func (s *Service) overWaiting(ctx context.Context, l lot, n int) (bool, error) {
-	q := s.settings(l.queue)
-	most := q.Waiting
-	if l.key != "" {
-		most = q.KeyWaiting
+// most is how much of a lot there may be, 0 for any.
+func (s *Service) most(l lot) int {
+	switch {
+	case l.owner != "":
+		return s.ownerBytes
+	case l.key != "":
+		return s.settings(l.queue).KeyWaiting
 	}
+	return s.settings(l.queue).Waiting
+}
+
+// jobOverhead is what a job counts against its owner's bytes beyond its payload.
+const jobOverhead = 1 << 10
+
+// overWaiting says whether n more would be more than may be. If not, they count from now on.
+func (s *Service) overWaiting(ctx context.Context, l lot, n int) (bool, error) {
+	most := s.most(l)
 	if over, known := s.tallies.take(l, n, most); known {
 		return over, nil
 	}
@@ -112,18 +128,34 @@ func (s *Service) overWaiting(ctx context.Context, l lot, n int) (bool, error) {
 	if over, known := s.tallies.take(l, n, most); known { // somebody else has counted
 		return over, nil
 	}
+	now, err := s.count(ctx, l, most)
+	if err != nil {
+		return false, err
+	}
+	s.tallies.set(l, now)
+	over, _ := s.tallies.take(l, n, most)
+	return over, nil
+}
+
+// count reads how much of a lot there is. It stops where that is more than most.
+func (s *Service) count(ctx context.Context, l lot, most int) (n int, err error) {
+	if l.owner != "" {
+		err = s.db.Read.QueryRowContext(ctx, `SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM (SELECT `+s.q.pick("length", "pg_column_size")+`(j.args) + $1 AS size
+			FROM river_job j WHERE j.metadata ->> 'owner' = $2 ORDER BY j.id DESC LIMIT $3) AS sizes`, jobOverhead, l.owner, most/jobOverhead+1).Scan(&n)
+		if err != nil {
+			return 0, fmt.Errorf("measuring an owner's jobs: %w", err)
+		}
+		return n, nil
+	}
 	query, args := `SELECT count(*) FROM (SELECT 1 FROM river_job j WHERE j.queue = $1
 		AND j.state IN ('available', 'pending', 'retryable', 'scheduled')`, []any{l.queue, most + 1}
 	if l.key != "" {
 		query, args = query+" AND "+s.q.key+" = $3", append(args, l.key)
 	}
-	var waiting int
-	if err := s.db.Read.QueryRowContext(ctx, query+" LIMIT $2) AS waiting", args...).Scan(&waiting); err != nil {
-		return false, fmt.Errorf("counting waiting jobs: %w", err)
+	if err = s.db.Read.QueryRowContext(ctx, query+" LIMIT $2) AS waiting", args...).Scan(&n); err != nil {
+		return 0, fmt.Errorf("counting waiting jobs: %w", err)
 	}
-	s.tallies.set(l, waiting)
-	over, _ := s.tallies.take(l, n, most)
-	return over, nil
+	return n, nil
 }
 
 // tallies remembers how many jobs wait.

@@ -188,6 +188,49 @@ func TestWaitingCapHoldsInABurst(t *testing.T) {
 	}
 }
 
+// One owner's jobs have their bytes, whoever makes them, and another owner's are not refused.
+func TestOwnerBytes(t *testing.T) {
+	s := still(t, Config{OwnerBytes: 1 << 20, Queues: map[string]Queue{"q": {Pull: true}}})
+	ann := []string{service.RankHeader, "", service.SubjectHeader, "ann"}
+	big := `{"queue":"q","payload":"` + strings.Repeat("x", 100<<10) + `"}`
+	var id string
+	made := 0
+	for range 20 {
+		w := send(s, http.MethodPost, "/jobs", big, ann...)
+		if w.Code == http.StatusTooManyRequests {
+			if w.Header().Get("Retry-After") == "" {
+				t.Errorf("got %s without Retry-After", w.Body)
+			}
+			break
+		}
+		var got Receipt
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusAccepted {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+		id = got.ID
+		made++
+	}
+	if made < 8 || made > 10 {
+		t.Errorf("%d jobs of 100 KiB fit into 1 MiB", made)
+	}
+	for name, c := range map[string]struct {
+		header []string
+		body   string
+		want   int
+	}{
+		"in her name":  {nil, `{"owner":"ann",` + big[1:], http.StatusTooManyRequests},
+		"another user": {[]string{service.RankHeader, "", service.SubjectHeader, "bob"}, big, http.StatusAccepted},
+		"nobody's":     {nil, big, http.StatusAccepted},
+	} {
+		if w := send(s, http.MethodPost, "/jobs", c.body, c.header...); w.Code != c.want {
+			t.Errorf("%s: got %d %s, want %d", name, w.Code, w.Body, c.want)
+		}
+	}
+	if w := send(s, http.MethodPut, "/jobs/"+id, `{"payload":"`+strings.Repeat("x", 200<<10)+`"}`, ann...); w.Code != http.StatusTooManyRequests {
+		t.Errorf("another payload: got %d %s", w.Code, w.Body)
+	}
+}
+
 func TestTallies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ts := tallies{known: map[lot]tally{}}

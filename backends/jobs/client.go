@@ -22,6 +22,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/exchange"
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 )
 
 // unixHost ends the host of a URL that stands for a socket; before it stands the path in hexadecimal, so
@@ -237,6 +238,7 @@ func (c *secured) close() {
 
 // newSocketClient dials the socket that a URL stands for.
 func newSocketClient() *exchange.Client {
+	own := egress.Class{Own: true}
 	return exchange.New(exchange.Options{
 		IdlePerHost: 64,
 		Guard: func(base *http.Transport, dialTimeout time.Duration) exchange.Transport {
@@ -249,7 +251,7 @@ func newSocketClient() *exchange.Client {
 				if !ok {
 					return nil, fmt.Errorf("%s is not a socket", addr)
 				}
-				dialer := net.Dialer{Timeout: dialTimeout}
+				dialer := net.Dialer{Timeout: dialTimeout, Control: own.Control()}
 				return dialer.DialContext(ctx, "unix", path)
 			}
 			return base

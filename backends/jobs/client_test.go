@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/egress"
 )
 
 // pair is a certificate of its own making, and its key, in files.
@@ -167,6 +169,14 @@ func TestPushToASocket(t *testing.T) {
 	r := <-seen
 	if r.Method != http.MethodPut || r.RequestURI != "/tasks?x=1" || r.Host != "localhost" || r.Header.Get("X-App-Token") != "abc" {
 		t.Errorf("got %s %s of %s with %v", r.Method, r.RequestURI, r.Host, r.Header)
+	}
+	// Our own admin endpoint is not the app, whoever names it.
+	release := egress.Listen([]egress.Listener{{Socket: socket, Never: true}})
+	s.sockets.CloseIdle()
+	reached(t, s, post(t, s, `{"queue":"q","payload":1,"attempts":1}`).ID, stateDead)
+	release()
+	if len(seen) > 0 {
+		t.Error("our own socket was pushed to")
 	}
 	// Nobody else may name it.
 	u, err := parseQueueTarget("unix/" + socket)

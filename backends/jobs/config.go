@@ -46,6 +46,9 @@ type Config struct {
 	// Drain is how long what runs may go on when the process ends, up to 25s, and when the configuration changes
 	// the time of the queues without their own. Default: 20s.
 	Drain unit.Duration `json:"drain,omitempty"`
+	// OwnerBytes bounds the jobs of one owner: their payloads and 1KiB for each, with those that are kept after
+	// their end. More are refused with 429. It is counted once a second at most. Default: no bound.
+	OwnerBytes unit.Size `json:"owner_bytes,omitempty"`
 	// Breaker is that of the queues that do not have their own.
 	Breaker Breaker `json:"breaker,omitzero"`
 	// Schedules are the schedules by name; names are like those of queues.
@@ -124,6 +127,9 @@ type ClientCert struct {
 	Cert string `json:"cert"`
 	Key  string `json:"key"`
 }
+
+// minOwnerBytes is the smallest owner_bytes: the largest payload of a queue with the default fits.
+const minOwnerBytes = 1 << 20
 
 // maxMaxPayload is the largest max_payload.
 const maxMaxPayload = 8 << 20
@@ -208,6 +214,9 @@ func (c Config) Validate() error {
 	}
 	if err := c.Authority.Validate(); err != nil {
 		return err
+	}
+	if c.OwnerBytes < 0 || c.OwnerBytes > 0 && c.OwnerBytes < minOwnerBytes {
+		return fmt.Errorf("owner_bytes %s is too small, give at least %s", c.OwnerBytes, unit.Size(minOwnerBytes))
 	}
 	if c.Drain < 0 || c.Drain.Std() > maxDrain {
 		return fmt.Errorf("drain must be at most %s, not %s: the process waits no longer for its backends", maxDrain, c.Drain)

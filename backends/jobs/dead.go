@@ -323,6 +323,14 @@ func (s *Service) putJob(w http.ResponseWriter, r *http.Request) error {
 	if err = checkPayload(edit.Payload, maxMaxPayload); err != nil {
 		return err
 	}
+	stored, err := s.db.Reserve(1, len(edit.Payload))
+	if err != nil {
+		return err
+	}
+	defer stored()
+	if err = s.admitEdit(r.Context(), len(edit.Payload)); err != nil {
+		return err
+	}
 	var v View
 	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
 		ctx := r.Context()
@@ -352,6 +360,21 @@ func (s *Service) putJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Etag", etag(v))
 	return httpapi.WriteJSON(w, http.StatusOK, v)
+}
+
+// admitEdit says why a user may not have another payload of so many bytes. The one that it replaces is not known
+// yet, and counts for a second at most.
+func (s *Service) admitEdit(ctx context.Context, n int) error {
+	c := httpapi.CallerOf(ctx)
+	l := lot{owner: c.Owner}
+	if c.Any() || c.Owner == "" || s.most(l) == 0 {
+		return nil
+	}
+	over, err := s.overWaiting(ctx, l, n)
+	if err == nil && over {
+		err = s.tooMany(l)
+	}
+	return err
 }
 
 // matches says whether the value of If-Match names tag.

@@ -72,8 +72,9 @@ type Service struct {
 	router  *httpapi.Router
 	ui      *ui // nil without one
 
-	authority service.Authority
-	fed       sync.Map // the queues that another backend puts jobs of the outside into
+	authority  service.Authority
+	ownerBytes int      // of Config
+	fed        sync.Map // the queues that another backend puts jobs of the outside into
 
 	river    *river.Client[*sql.Tx]
 	listener *pgxpool.Pool // on PostgreSQL
@@ -158,8 +159,8 @@ func New(c Config, d Deps) (*Service, error) {
 	}
 	s := &Service{
 		db: d.DB, q: dialectOf(d.DB), id: newInstance(), log: d.Log, breakers: newBreakers(), active: newActive(), queues: c.queues(), targets: placesOf(c), signer: sign, http: newPushClient(placesOf(c), nil),
-		authority: c.Authority,
-		wake:      newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
+		authority: c.Authority, ownerBytes: int(c.OwnerBytes),
+		wake: newWaker(), apiState: newAPIState(), kinds: map[string]func(context.Context, []byte) error{},
 		inner: map[string]Queue{callbackQueue: callbackSettings},
 		drain: cmp.Or(d.StopTime, stopTime), exit: d.Exit, events: make(chan event, maxEvents), subscriber: d.Event,
 	}

@@ -38,7 +38,7 @@ const onlySQLite = "^(TestOnPostgres|TestListener.*|TestKilledProcessLosesNothin
 
 // statements are the tests whose statements differ between the two databases, or lock rows there. Only the
 // long suite runs all.
-const statements = "^(TestBounds.*|TestKeysTakeTurns|TestConcurrency.*|TestLostStart.*|TestUpgrade.*|TestCallbacks.*|TestFreedSlot.*|TestRetry.*|TestReapers.*|TestSchedule(Overlap|Cancels|Waits|Gives).*|TestOrdered.*|TestDuplicate.*|TestRiver.*|TestStoppedWorker.*)$"
+const statements = "^(TestBounds.*|TestKeysTakeTurns|TestConcurrency.*|TestLostStart.*|TestUpgrade.*|TestCallbacks.*|TestFreedSlot.*|TestRetry.*|TestReapers.*|TestSchedule(Overlap|Cancels|Waits|Gives).*|TestOrdered.*|TestDuplicate.*|TestRiver.*|TestOwner.*|TestStoppedWorker.*)$"
 
 // TestOnPostgres runs other tests once more, on PostgreSQL.
 func TestOnPostgres(t *testing.T) {

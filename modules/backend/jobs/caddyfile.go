@@ -58,6 +58,7 @@ func init() { caddy.RegisterModule(new(Backend)) }
 //			scope path|queue|origin|off           # which pushes fail together, default path
 //		}
 //		drain DURATION                            # what runs may go on for when the process ends, and at a reload; default 20s
+//		owner_bytes SIZE                          # of the jobs of one owner, more are answered 429; default unbounded
 //		allow HOST[:PORT][/PREFIX]...             # further places that jobs may name as their target; default below the queues' targets
 //		ui                                        # a web page over the jobs at /jobs/ui, for operators
 //		schedule NAME "CRON" {                    # five fields, @hourly and the like, or "@every DURATION"
@@ -82,6 +83,7 @@ func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		dispense.Option{Name: "queue", Repeats: true, Parse: b.parseQueue},
 		breaker(&b.Breaker),
 		dispense.Option{Name: "drain", Parse: func(d *caddyfile.Dispenser) error { return parseDuration(d, &b.Drain) }},
+		dispense.Option{Name: "owner_bytes", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &b.OwnerBytes) }},
 		dispense.Option{Name: "allow", Repeats: true, Parse: b.parseAllow},
 		dispense.Option{Name: "schedule", Repeats: true, Parse: b.parseSchedule},
 		dispense.Option{Name: "ui", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &b.UI) }},
