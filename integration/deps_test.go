@@ -163,6 +163,37 @@ func TestOnlyTheDoorsOfAModuleImportCaddy(t *testing.T) {
 }
 
 // TestInternalIsShared holds internal/ to its purpose: what modules and backends both need.
+// TestEveryHandlerHasAFrontDoor: a site with a directive of ours is guarded without anyone having to think of
+// it, so each package with a handler puts the front door up. The directive problem answers in handle_errors,
+// where nothing is left to guard.
+func TestEveryHandlerHasAFrontDoor(t *testing.T) {
+	handlers := 0
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		if !strings.HasPrefix(from, "modules/") || strings.HasPrefix(from, "modules/internal/") || from == "modules/problem" {
+			continue
+		}
+		var text strings.Builder
+		for _, f := range p.GoFiles {
+			b, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text.Write(b)
+		}
+		if !strings.Contains(text.String(), `ID: "http.handlers.`) {
+			continue
+		}
+		handlers++
+		if !strings.Contains(text.String(), "frontdoor.Stand(ctx)") {
+			t.Errorf("%s has a handler whose Provision does not call frontdoor.Stand", from)
+		}
+	}
+	if handlers < 10 {
+		t.Errorf("found %d packages with handlers, want all", handlers)
+	}
+}
+
 func TestInternalIsShared(t *testing.T) {
 	importers := map[string][]string{}
 	var internals []string

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -83,6 +84,24 @@ func TestRoutesKeepTheirOwn(t *testing.T) {
 	}
 	if got := get(g, "http://h/b/x"); !got.hit() {
 		t.Errorf("got %q, want a hit", got.cacheStatus())
+	}
+}
+
+// TestListenersKeepTheirOwn: the same host and URL on another port is another site.
+func TestListenersKeepTheirOwn(t *testing.T) {
+	a, b := twoApps(t)
+	g := serveBoth(t, a, b, "http_cache\nreverse_proxy @@a@@\n}\n:81 {\nhttp_cache\nreverse_proxy @@b@@")
+	ask := func(h http.Handler) string {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://h/x", nil))
+		return w.Body.String() + " " + w.Header().Get("Cache-Status")
+	}
+	for _, want := range []string{"fwd=uri-miss", "hit"} {
+		for name, h := range map[string]http.Handler{"a": g, "b": g.Server("srv1")} {
+			if got := ask(h); !strings.HasPrefix(got, name+" /x ") || !strings.Contains(got, want) {
+				t.Errorf("the listener of %s: got %q, want a %s", name, got, want)
+			}
+		}
 	}
 }
 

@@ -3,13 +3,13 @@ package jwtauth
 import (
 	"encoding/base64"
 	"encoding/json"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 )
 
 // maxClaimHeader is the greatest length of one claim header's value.
@@ -87,21 +87,7 @@ func (c claimHeaders) clearTrailer(r *http.Request) {
 		c.clearTwins(r.Trailer)
 	}
 	drop()
-	r.Body = &bodyEnd{r.Body, drop}
-}
-
-// bodyEnd calls then whenever a read says that the body has ended.
-type bodyEnd struct {
-	io.ReadCloser
-	then func()
-}
-
-func (b *bodyEnd) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		b.then()
-	}
-	return n, err
+	r.Body = frontdoor.AfterBody(r.Body, drop)
 }
 
 func (c claimHeaders) without(connection []string) []string {

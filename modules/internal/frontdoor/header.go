@@ -118,11 +118,14 @@ func judgeTrailers(r *http.Request) {
 	}
 	drop()
 	if r.Body != nil {
-		r.Body = &bodyEnd{r.Body, drop}
+		r.Body = AfterBody(r.Body, drop)
 	}
 }
 
-// bodyEnd calls then whenever a read says that the body has ended: the trailers are there by then.
+// AfterBody returns the body with a call of then whenever a read says that it has ended: the trailers are there
+// by then.
+func AfterBody(body io.ReadCloser, then func()) io.ReadCloser { return &bodyEnd{body, then} }
+
 type bodyEnd struct {
 	io.ReadCloser
 	then func()

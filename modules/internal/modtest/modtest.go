@@ -161,6 +161,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.servers["srv0"].ServeHTTP(w, r)
 }
 
+// Server is the handler of another server than the first, such as srv1.
+func (g *Gateway) Server(name string) http.Handler { return g.servers[name] }
+
 // Do is ServeHTTP with the response as a client sees it.
 func (g *Gateway) Do(r *http.Request) *http.Response {
 	w := httptest.NewRecorder()
