@@ -88,7 +88,7 @@ var rights = []right{
 	{"cache", "GET", "/cache/mine?owner=ann", "", 401, 403, 200, 200, "", ""},
 	{"cache", "PUT", "/cache/hers?owner=ann", "ann's", 401, 403, 201, 204, "", ""},
 	{"cache", "GET", "/cache/hers", "", 401, 404, 404, 200, "", ""},
-	{"cache", "POST", "/cache/hers/fill", `{"url":"http://127.0.0.1:1/"}`, 401, 403, 403, 403, "", ""},
+	{"cache", "POST", "/cache/hers/fill", `{"url":"http://127.0.0.1:1/"}`, 401, 403, 422, 403, "", ""},
 	{"cache", "POST", "/cache/invalidate", `{"tags":["news"]}`, 401, 200, 200, 200, "", ""},
 	{"cache", "DELETE", "/cache/hers", "", 401, 204, 204, 204, "", ""},
 	{"uploads", "GET", "/uploads/{id}", "", 401, 404, 404, 200, "/uploads/presign", oneUpload},

@@ -45,9 +45,18 @@ func pattern(want string) *regexp.Regexp {
 	return regexp.MustCompile(`^` + strings.ReplaceAll(regexp.QuoteMeta(want), "…", `[^\n]*`) + `$`)
 }
 
+// caddyfiles are the ```caddyfile blocks of a text.
+func caddyfiles(text string) (all []string) {
+	for _, block := range strings.Split(text, "```caddyfile\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		all = append(all, block)
+	}
+	return all
+}
+
 // runSteps runs the commands in one shell, so that variables set by one are there for the next, and
 // returns the steps that printed something else.
-func runSteps(t *testing.T, all []step, e *example) []string {
+func runSteps(t *testing.T, page string, all []step, e *example) []string {
 	t.Helper()
 	const mark = "----step----"
 	var script strings.Builder
@@ -72,7 +81,7 @@ func runSteps(t *testing.T, all []step, e *example) []string {
 	printed := strings.Split(strings.ReplaceAll(string(out), "\r\n", "\n"), mark+"\n") // header lines end in CRLF
 	for i, s := range all {
 		if got := printed[i]; !pattern(strings.TrimSuffix(e.ports.Replace(s.want), "\n")).MatchString(strings.TrimSuffix(got, "\n")) {
-			wrong = append(wrong, fmt.Sprintf("README.md:%d: $ %s\nprints\n%s\nbut the README says\n%s", s.line, s.command, got, s.want))
+			wrong = append(wrong, fmt.Sprintf("%s:%d: $ %s\nprints\n%s\nbut it says\n%s", page, s.line, s.command, got, s.want))
 		}
 	}
 	return wrong
@@ -90,8 +99,39 @@ func TestReadme(t *testing.T) {
 	}
 	e := newExample(t)
 	e.run(t)
-	for _, w := range runSteps(t, all, e) {
+	for _, w := range runSteps(t, "README.md", all, e) {
 		t.Error(w)
+	}
+}
+
+// TestDocs executes the commands of the pages against the example, and adapts their Caddyfiles.
+func TestDocs(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil || len(pages) < 3 {
+		t.Fatal(pages, err)
+	}
+	for _, path := range pages {
+		page := "docs/" + filepath.Base(path)
+		t.Run(page, func(t *testing.T) {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := newExample(t)
+			for _, text := range caddyfiles(string(b)) {
+				file := filepath.Join(e.dir, "page.caddyfile")
+				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				e.gatehouse(t, "", "adapt", "--config", file, "--adapter", "caddyfile")
+			}
+			if all := steps(string(b)); len(all) > 0 {
+				e.run(t)
+				for _, w := range runSteps(t, page, all, e) {
+					t.Error(w)
+				}
+			}
+		})
 	}
 }
 
@@ -99,11 +139,11 @@ func TestReadme(t *testing.T) {
 func TestReadmeTestSeesAChangedLine(t *testing.T) {
 	e := newExample(t)
 	text := "```console\n$ echo one; echo two\none\ntwo\n$ A=3\n$ echo $A …\n3 …\n```\n"
-	if wrong := runSteps(t, steps(text), e); len(wrong) != 0 {
+	if wrong := runSteps(t, "the text", steps(text), e); len(wrong) != 0 {
 		t.Errorf("a true text was found wrong: %v", wrong)
 	}
 	for _, change := range [][2]string{{"\ntwo", "\ntwo!"}, {"\none\n", "\n"}, {"\n3 …", "\n4 …"}, {"\n$ A=3", "\n$ A=3\nx"}} {
-		if wrong := runSteps(t, steps(strings.Replace(text, change[0], change[1], 1)), e); len(wrong) != 1 {
+		if wrong := runSteps(t, "the text", steps(strings.Replace(text, change[0], change[1], 1)), e); len(wrong) != 1 {
 			t.Errorf("with %q in place of %q: got %d wrong steps, want 1", change[1], change[0], len(wrong))
 		}
 	}
