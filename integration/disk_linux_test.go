@@ -286,7 +286,7 @@ func TestDiskFilledByUploads(t *testing.T) {
 	}
 	eventually(t, 10*time.Second, func() error {
 		if status, body, err := s.presign(size).begin(t, size, 10)(); status != http.StatusOK || err != nil {
-			return fmt.Errorf("a PUT with room ended with %d %s %v", status, body, err)
+			return fmt.Errorf("a PUT with room ended with %d %s %v", status, body, err) //nolint:errorlint // it may be nil
 		}
 		return nil
 	})

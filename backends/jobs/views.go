@@ -223,7 +223,7 @@ func (s *Service) jobIn(ctx context.Context, db rowQueryer, id int64) (View, err
 	}
 	var push pushArgs
 	if json.Unmarshal(args, &push) != nil {
-		return v, nil // somebody else's writing
+		return v, nil //nolint:nilerr // somebody else's writing
 	}
 	if json.Valid(push.Body) && utf8.Valid(push.Body) {
 		v.Payload = push.Body

@@ -55,7 +55,7 @@ func Answer(w http.ResponseWriter, r *http.Request, write func()) {
 	if err == nil && !waits(r) {
 		n, err = io.CopyN(io.Discard, r.Body, room)
 	}
-	if err == io.EOF { //nolint:errorlint // what net/http's bodies end with
+	if err == io.EOF {
 		_ = conn.SetReadDeadline(time.Time{})
 		return
 	}

@@ -64,7 +64,7 @@ func TestRoom(t *testing.T) {
 				got = "low"
 			}
 			if got != state {
-				return fmt.Errorf("room is %s (%s, %v), want %s", got, low, err, state)
+				return fmt.Errorf("room is %s (%s, %v), want %s", got, low, err, state) //nolint:errorlint // it may be nil
 			}
 			return nil
 		}

@@ -1,6 +1,7 @@
 package httpcache
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -65,7 +66,7 @@ type journey struct {
 func locate(h caddyhttp.MiddlewareHandler, srv *caddyhttp.Server) *journey {
 	j := new(journey)
 	sum := sha256.New()
-	_ = json.NewEncoder(sum).Encode(srv.Listen)
+	_, _ = fmt.Fprintf(sum, "%q\n", srv.Listen)
 	f := finder{handler: h, named: srv.NamedRoutes, sum: sum, j: j}
 	f.search(frontdoor.Routes(srv), nil, 0)
 	j.scope = string(sum.Sum(nil)[:16])
@@ -106,7 +107,10 @@ func (f *finder) search(routes caddyhttp.RouteList, after []stop, depth int) boo
 			}
 			if here {
 				found = true
-				matchers, _ := json.Marshal(route.MatcherSets)
+				matchers, err := json.Marshal(route.MatcherSets) //nolint:errchkjson // matchers are modules of any kind
+				if err != nil {
+					matchers = []byte(rand.Text()) // what cannot be compared is like nothing else
+				}
 				_, _ = fmt.Fprintf(f.sum, "%d %d %d %s\n", depth, i, k, matchers)
 			}
 		}

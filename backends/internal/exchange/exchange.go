@@ -184,7 +184,7 @@ func (a *attempt) do(client *http.Client, r *http.Request, most int) (*Response,
 		},
 		GotFirstResponseByte: func() { a.answered.Store(true) },
 	}
-	resp, err := client.Do(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
+	resp, err := client.Do(r.WithContext(httptrace.WithClientTrace(r.Context(), trace))) //nolint:gosec // the transport has judged the target, see Options.Guard
 	if err != nil {
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err

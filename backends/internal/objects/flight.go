@@ -1,6 +1,7 @@
 package objects
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"sync"
@@ -84,4 +85,4 @@ func (l *landing) over() error {
 	return l.why
 }
 
-func (l *landing) deleted() bool { return l.over() == error(errDeleted) }
+func (l *landing) deleted() bool { return errors.Is(l.over(), errDeleted) }

@@ -130,11 +130,13 @@ func awaitRelease(t testing.TB, dir string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
 	for range 3000 {
 		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-tick.C
 	}
 	t.Errorf("%s is still in use after 30 s: %v", dir, err)
 }
