@@ -73,15 +73,18 @@ var rights = []right{
 	{"flags", "DELETE", "/flags/beta", "", 401, 403, 403, 403, "", ""},
 	{"flags", "POST", "/ofrep/v1/evaluate/flags", `{}`, 401, 403, 403, 403, "", ""},
 	{"flags", "POST", "/ofrep/v1/evaluate/flags/beta", `{}`, 401, 403, 403, 403, "", ""},
-	{"webhooks", "POST", "/endpoints", `{"url":"http://127.0.0.1:9001/inbox"}`, 401, 403, 201, 403, "", ""},
-	{"webhooks", "GET", "/endpoints", "", 401, 403, 200, 403, "", ""},
-	{"webhooks", "GET", "/endpoints/none", "", 401, 403, 404, 403, "", ""},
-	{"webhooks", "PUT", "/endpoints/none", `{"url":"http://127.0.0.1:9001/inbox"}`, 401, 403, 404, 403, "", ""},
-	{"webhooks", "DELETE", "/endpoints/none", "", 401, 403, 404, 403, "", ""},
-	{"webhooks", "POST", "/events", `{"type":"order.created","payload":1}`, 401, 403, 202, 403, "", ""},
-	{"webhooks", "GET", "/deliveries", "", 401, 403, 200, 403, "", ""},
-	{"webhooks", "GET", "/deliveries/none", "", 401, 403, 404, 403, "", ""},
-	{"webhooks", "POST", "/deliveries/none/retry", "", 401, 403, 404, 403, "", ""},
+	{"webhooks", "POST", "/endpoints", oneEndpoint, 401, 201, 201, 201, "", ""},
+	{"webhooks", "POST", "/endpoints", `{"owner":"ann","url":"https://hooks.example.com/in"}`, 401, 403, 201, 201, "", ""},
+	{"webhooks", "POST", "/endpoints", `{"url":"http://127.0.0.1:9001/inbox"}`, 401, 400, 201, 400, "", ""},
+	{"webhooks", "GET", "/endpoints", "", 401, 200, 200, 200, "", ""},
+	{"webhooks", "GET", "/endpoints/{id}", "", 401, 404, 200, 200, "/endpoints", oneEndpoint},
+	{"webhooks", "PUT", "/endpoints/{id}", oneEndpoint, 401, 404, 200, 200, "/endpoints", oneEndpoint},
+	{"webhooks", "DELETE", "/endpoints/{id}", "", 401, 404, 204, 404, "/endpoints", oneEndpoint},
+	{"webhooks", "POST", "/events", `{"type":"order.shipped","payload":1,"owner":"nobody-else"}`, 401, 403, 202, 403, "", ""},
+	{"webhooks", "POST", "/events", `{"type":"order.none","payload":1}`, 401, 202, 202, 202, "", ""},
+	{"webhooks", "GET", "/deliveries", "", 401, 200, 200, 200, "", ""},
+	{"webhooks", "GET", "/deliveries/none", "", 401, 404, 404, 404, "", ""},
+	{"webhooks", "POST", "/deliveries/none/retry", "", 401, 404, 404, 404, "", ""},
 	{"webhooks", "GET", "/received", "", 401, 403, 200, 403, "", ""},
 	{"cache", "PUT", "/cache/mine", "value", 401, 201, 201, 201, "", ""},
 	{"cache", "GET", "/cache/mine", "", 401, 200, 200, 200, "", ""},
@@ -97,14 +100,17 @@ var rights = []right{
 	{"identity", "GET", "/revocations", "", 401, 404, 404, 404, "", ""},
 }
 
+const oneEndpoint = `{"url":"https://hooks.example.com/in","types":["order.created"]}`
+
 const oneUpload = `{"filename":"a.txt","content_type":"text/plain","size":5}`
 
 // routers are the files with the routes of the backends that rights must cover.
 var routers = map[string][]string{
-	"jobs":  {"backends/jobs/api.go", "backends/jobs/schedule_api.go"},
-	"locks": {"backends/locks/locks.go"},
-	"flags": {"backends/flags/flags.go"},
-	"cache": {"backends/cache/service.go"},
+	"jobs":     {"backends/jobs/api.go", "backends/jobs/schedule_api.go"},
+	"locks":    {"backends/locks/locks.go"},
+	"flags":    {"backends/flags/flags.go"},
+	"cache":    {"backends/cache/service.go"},
+	"webhooks": {"backends/webhooks/service.go"},
 }
 
 // TestEveryRouteHasItsRights: a new route needs rows that say who may call it.

@@ -89,11 +89,7 @@ func (s *Service) getSchedules(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	where, args := "WHERE name > $1 ORDER BY name LIMIT $2", []any{cursor, limit + 1}
-	owner := r.URL.Query().Get("owner")
-	if c := httpapi.CallerOf(r.Context()); !c.Any() {
-		owner = c.Owner
-	}
-	if owner != "" {
+	if owner := httpapi.OwnerListed(r); owner != "" {
 		where, args = "WHERE name > $1 AND owner = $3 ORDER BY name LIMIT $2", append(args, owner)
 	}
 	all, err := querySchedules(r.Context(), s.db.Read, where, args...)

@@ -18,14 +18,18 @@ const (
 // Config is the configuration of the webhooks backend. The zero value works: it sends to public
 // addresses over https alone.
 type Config struct {
-	// Ranks say who may use the API: services, the app itself, and operators. Endpoints and events have no owners.
-	service.Ranks
+	// Authority says whose an endpoint or an event is. The scope of services is webhooks:write. What a service
+	// or an operator makes without naming an owner belongs to nobody.
+	service.Authority
 
 	// AllowPrivate lists what events may be sent to although it is not public, also over plain http:
 	// networks in CIDR form, such as 10.0.0.0/8, and places, as HOST:PORT or HOST:PORT/path/prefix. Of the
 	// gateway itself only sites whose host and port stand here are sent to, a network does not count, and
 	// never its admin endpoint. Default: none.
 	AllowPrivate []string `json:"allow_private,omitempty"`
+	// UserPrivate says that AllowPrivate holds for endpoints with an owner, too. Default: off, for nobody's
+	// endpoints alone: users' are strangers' places.
+	UserPrivate bool `json:"user_private,omitempty"`
 	// Timeout is how long one attempt may take, from dialling to the last byte of the answer, up to
 	// 2m. Default: 15s.
 	Timeout unit.Duration `json:"timeout,omitempty"`
@@ -36,7 +40,7 @@ func (c Config) Validate() error {
 	if c.Timeout.Std() > maxTimeout {
 		return fmt.Errorf("timeout must be at most %s, not %s", maxTimeout, c.Timeout)
 	}
-	if err := c.Ranks.Validate(); err != nil {
+	if err := c.Authority.Validate(); err != nil {
 		return err
 	}
 	_, _, err := parsePrivate(c.AllowPrivate)

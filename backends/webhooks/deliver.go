@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/egress"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/signature"
 )
 
@@ -47,6 +48,7 @@ type attempt struct {
 	attempts                             int
 	body                                 []byte
 	url, secret, endpointState           string // empty if the endpoint was deleted
+	owner                                string
 }
 
 // deliver is the worker of deliverKind: one attempt at one delivery. It may run twice for the same
@@ -73,7 +75,7 @@ func (s *Service) deliver(ctx context.Context, payload []byte) error {
 	if err != nil {
 		return s.giveUp(ctx, a, "the endpoint's secret is damaged")
 	}
-	status, retryAfter, err := s.sender.post(ctx, a.url, a.eventID, time.Now(), a.body, key)
+	status, retryAfter, err := s.outlet(a.owner).sender.post(ctx, a.url, service.Unscoped(a.eventID), time.Now(), a.body, key)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err() // we are stopping; it was no failure of the endpoint
 	}
@@ -89,12 +91,12 @@ func (s *Service) deliver(ctx context.Context, payload []byte) error {
 
 func (s *Service) attempt(ctx context.Context, id string) (a attempt, err error) {
 	err = s.db.Read.QueryRowContext(ctx, `SELECT d.id, d.state, d.event_id, d.endpoint_id, d.attempts, e.body,
-			COALESCE(p.url, ''), COALESCE(p.secret, ''), COALESCE(p.state, '')
+			COALESCE(p.url, ''), COALESCE(p.secret, ''), COALESCE(p.state, ''), COALESCE(p.owner, '')
 		FROM webhooks_deliveries d
 		JOIN webhooks_events e ON e.id = d.event_id
 		LEFT JOIN webhooks_endpoints p ON p.id = d.endpoint_id
 		WHERE d.id = $1`, id).
-		Scan(&a.delivery, &a.state, &a.eventID, &a.endpointID, &a.attempts, &a.body, &a.url, &a.secret, &a.endpointState)
+		Scan(&a.delivery, &a.state, &a.eventID, &a.endpointID, &a.attempts, &a.body, &a.url, &a.secret, &a.endpointState, &a.owner)
 	return a, err
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
@@ -28,6 +29,7 @@ var states = []string{pending, retrying, delivered, failed}
 // delivery is one event on its way to one endpoint, as the API shows it.
 type delivery struct {
 	ID            string     `json:"id"`
+	Owner         string     `json:"owner,omitempty"`
 	EventID       string     `json:"event_id"`
 	EventType     string     `json:"event_type"`
 	EndpointID    string     `json:"endpoint_id"`
@@ -39,7 +41,7 @@ type delivery struct {
 	CreatedAt     time.Time  `json:"created_at"`
 }
 
-const selectDeliveries = `SELECT d.seq, d.id, d.event_id, e.type, d.endpoint_id, d.state, d.attempts, d.last_status, d.last_error, d.last_attempt_at, d.created_at
+const selectDeliveries = `SELECT d.seq, d.id, d.owner, d.event_id, e.type, d.endpoint_id, d.state, d.attempts, d.last_status, d.last_error, d.last_attempt_at, d.created_at
 	FROM webhooks_deliveries d JOIN webhooks_events e ON e.id = d.event_id`
 
 func scanDelivery(row interface{ Scan(...any) error }) (numbered[delivery], error) {
@@ -48,7 +50,8 @@ func scanDelivery(row interface{ Scan(...any) error }) (numbered[delivery], erro
 		last, created int64
 	)
 	d := &n.item
-	err := row.Scan(&n.seq, &d.ID, &d.EventID, &d.EventType, &d.EndpointID, &d.State, &d.Attempts, &d.LastStatus, &d.LastError, &last, &created)
+	err := row.Scan(&n.seq, &d.ID, &d.Owner, &d.EventID, &d.EventType, &d.EndpointID, &d.State, &d.Attempts, &d.LastStatus, &d.LastError, &last, &created)
+	d.EventID = service.Unscoped(d.EventID)
 	d.LastAttemptAt, d.CreatedAt = when(last), time.UnixMilli(created).UTC()
 	return n, err
 }
@@ -64,6 +67,9 @@ func (s *Service) listDeliveries(w http.ResponseWriter, r *http.Request) error {
 			return problem.New(problem.InvalidRequest, "state must be one of %s.", strings.Join(states, ", "))
 		}
 		query, args = query+" AND d.state = $2", append(args, state)
+	}
+	if owner := httpapi.OwnerListed(r); owner != "" {
+		query, args = query+fmt.Sprintf(" AND d.owner = $%d", len(args)+1), append(args, owner)
 	}
 	if id := r.URL.Query().Get("endpoint"); id != "" {
 		query, args = query+fmt.Sprintf(" AND d.endpoint_id = $%d", len(args)+1), append(args, id)
@@ -88,7 +94,7 @@ func (s *Service) getDelivery(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Service) delivery(ctx context.Context, id string) (delivery, error) {
 	n, err := scanDelivery(s.db.Read.QueryRowContext(ctx, selectDeliveries+" WHERE d.id = $1", id))
-	if sqldb.NoRow(err) {
+	if sqldb.NoRow(err) || err == nil && !httpapi.MayUse(ctx, n.item.Owner) {
 		return delivery{}, noDelivery()
 	}
 	if err != nil {
@@ -132,11 +138,11 @@ func (s *Service) retryDelivery(w http.ResponseWriter, r *http.Request) error {
 
 // retryable returns the endpoint of a delivery that may be sent once more.
 func retryable(ctx context.Context, tx *sql.Tx, id string) (endpoint string, err error) {
-	var state, endpointState string
-	err = tx.QueryRowContext(ctx, `SELECT d.state, d.endpoint_id, COALESCE(p.state, '') FROM webhooks_deliveries d
-		LEFT JOIN webhooks_endpoints p ON p.id = d.endpoint_id WHERE d.id = $1`, id).Scan(&state, &endpoint, &endpointState)
+	var owner, state, endpointState string
+	err = tx.QueryRowContext(ctx, `SELECT d.owner, d.state, d.endpoint_id, COALESCE(p.state, '') FROM webhooks_deliveries d
+		LEFT JOIN webhooks_endpoints p ON p.id = d.endpoint_id WHERE d.id = $1`, id).Scan(&owner, &state, &endpoint, &endpointState)
 	switch {
-	case sqldb.NoRow(err):
+	case sqldb.NoRow(err), err == nil && !httpapi.MayUse(ctx, owner):
 		return "", noDelivery()
 	case err != nil:
 		return "", fmt.Errorf("reading the delivery: %w", err)

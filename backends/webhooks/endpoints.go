@@ -24,7 +24,8 @@ const (
 )
 
 const (
-	maxEndpoints    = 1000 // every event is matched against all of them
+	maxEndpoints    = 1000 // of nobody; every event is matched against all of its owner's
+	maxOwnEndpoints = 100  // of one owner
 	maxPatterns     = 100
 	maxDescription  = 1024
 	maxEndpointBody = 64 << 10
@@ -33,6 +34,7 @@ const (
 // endpoint is a place that events are sent to, as the API shows it.
 type endpoint struct {
 	ID          string    `json:"id"`
+	Owner       string    `json:"owner,omitempty"`
 	URL         string    `json:"url"`
 	Types       []string  `json:"types"`
 	Description string    `json:"description,omitempty"`
@@ -49,6 +51,8 @@ type endpointInput struct {
 	Types       []string `json:"types"`
 	Description string   `json:"description"`
 	State       string   `json:"state"`
+	// Owner is for whom a service or an operator makes the endpoint. It is never changed.
+	Owner string `json:"owner"`
 }
 
 func (s *Service) readEndpoint(w http.ResponseWriter, r *http.Request) (in endpointInput, err error) {
@@ -60,9 +64,6 @@ func (s *Service) readEndpoint(w http.ResponseWriter, r *http.Request) (in endpo
 	}
 	if in.Types == nil {
 		in.Types = []string{}
-	}
-	if err = s.guard.checkURL(in.URL); err != nil {
-		return in, err
 	}
 	switch {
 	case len(in.Types) > maxPatterns:
@@ -85,9 +86,16 @@ func (s *Service) createEndpoint(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	owner, err := httpapi.OwnerNamed(r.Context(), in.Owner)
+	if err == nil {
+		err = s.outlet(owner).guard.checkURL(in.URL)
+	}
+	if err != nil {
+		return err
+	}
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	e := endpoint{
-		ID: newID("ep_"), URL: in.URL, Types: in.Types, Description: in.Description, State: in.State,
+		ID: newID("ep_"), Owner: owner, URL: in.URL, Types: in.Types, Description: in.Description, State: in.State,
 		CreatedAt: now, UpdatedAt: now, Secret: signature.NewStandardSecret(),
 	}
 	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
@@ -105,19 +113,19 @@ func (s *Service) createEndpoint(w http.ResponseWriter, r *http.Request) error {
 
 func insertEndpoint(ctx context.Context, tx *sql.Tx, e endpoint) error {
 	var n int
-	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM webhooks_endpoints").Scan(&n); err != nil {
+	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM webhooks_endpoints WHERE owner = $1", e.Owner).Scan(&n); err != nil {
 		return fmt.Errorf("counting the endpoints: %w", err)
 	}
-	if n >= maxEndpoints {
+	if n >= maxEndpoints || e.Owner != "" && n >= maxOwnEndpoints {
 		return problem.New(problem.Unprocessable, "There are %d endpoints already, delete one that is no longer needed.", n)
 	}
 	types, err := json.Marshal(e.Types)
 	if err != nil {
 		return fmt.Errorf("encoding the types: %w", err)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO webhooks_endpoints (id, url, types, description, secret, state, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		e.ID, e.URL, string(types), e.Description, e.Secret, e.State, e.CreatedAt.UnixMilli(), e.UpdatedAt.UnixMilli())
+	_, err = tx.ExecContext(ctx, `INSERT INTO webhooks_endpoints (id, url, types, description, secret, state, created_at, updated_at, owner)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		e.ID, e.URL, string(types), e.Description, e.Secret, e.State, e.CreatedAt.UnixMilli(), e.UpdatedAt.UnixMilli(), e.Owner)
 	if err != nil {
 		return fmt.Errorf("storing the endpoint: %w", err)
 	}
@@ -133,9 +141,19 @@ func (s *Service) putEndpoint(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("encoding the types: %w", err)
 	}
+	old, err := s.endpoint(r.Context(), r.PathValue("id"))
+	switch {
+	case err != nil:
+		return err
+	case in.Owner != "" && in.Owner != old.Owner:
+		return problem.New(problem.InvalidRequest, "owner cannot be changed: make another endpoint.")
+	}
+	if err = s.outlet(old.Owner).guard.checkURL(in.URL); err != nil {
+		return err
+	}
 	n, err := affected(s.db.Write.ExecContext(r.Context(),
 		"UPDATE webhooks_endpoints SET url = $1, types = $2, description = $3, state = $4, updated_at = $5 WHERE id = $6",
-		in.URL, string(types), in.Description, in.State, time.Now().UnixMilli(), r.PathValue("id")))
+		in.URL, string(types), in.Description, in.State, time.Now().UnixMilli(), old.ID))
 	if err != nil {
 		return fmt.Errorf("storing the endpoint: %w", err)
 	}
@@ -147,6 +165,9 @@ func (s *Service) putEndpoint(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Service) deleteEndpoint(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
+	if _, err := s.endpoint(r.Context(), id); err != nil {
+		return err
+	}
 	err := s.db.InTx(r.Context(), func(tx *sql.Tx) error {
 		n, err := affected(tx.ExecContext(r.Context(), "DELETE FROM webhooks_endpoints WHERE id = $1", id))
 		if err != nil {
@@ -170,7 +191,7 @@ func (s *Service) deleteEndpoint(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-const endpointColumns = "seq, id, url, types, description, state, created_at, updated_at"
+const endpointColumns = "seq, id, owner, url, types, description, state, created_at, updated_at"
 
 func scanEndpoint(row interface{ Scan(...any) error }) (numbered[endpoint], error) {
 	var (
@@ -179,7 +200,7 @@ func scanEndpoint(row interface{ Scan(...any) error }) (numbered[endpoint], erro
 		created, updated int64
 	)
 	e := &n.item
-	if err := row.Scan(&n.seq, &e.ID, &e.URL, &types, &e.Description, &e.State, &created, &updated); err != nil {
+	if err := row.Scan(&n.seq, &e.ID, &e.Owner, &e.URL, &types, &e.Description, &e.State, &created, &updated); err != nil {
 		return n, err
 	}
 	e.CreatedAt, e.UpdatedAt = time.UnixMilli(created).UTC(), time.UnixMilli(updated).UTC()
@@ -190,15 +211,23 @@ func scanEndpoint(row interface{ Scan(...any) error }) (numbered[endpoint], erro
 }
 
 func (s *Service) getEndpoint(w http.ResponseWriter, r *http.Request) error {
-	row := s.db.Read.QueryRowContext(r.Context(), "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE id = $1", r.PathValue("id"))
-	n, err := scanEndpoint(row)
-	if sqldb.NoRow(err) {
-		return noEndpoint()
-	}
+	e, err := s.endpoint(r.Context(), r.PathValue("id"))
 	if err != nil {
-		return fmt.Errorf("reading the endpoint: %w", err)
+		return err
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, n.item)
+	return httpapi.WriteJSON(w, http.StatusOK, e)
+}
+
+// endpoint is the one of this id. For who may not use it there is none.
+func (s *Service) endpoint(ctx context.Context, id string) (endpoint, error) {
+	n, err := scanEndpoint(s.db.Read.QueryRowContext(ctx, "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE id = $1", id))
+	switch {
+	case sqldb.NoRow(err) || err == nil && !httpapi.MayUse(ctx, n.item.Owner):
+		return endpoint{}, noEndpoint()
+	case err != nil:
+		return endpoint{}, fmt.Errorf("reading the endpoint: %w", err)
+	}
+	return n.item, nil
 }
 
 func (s *Service) listEndpoints(w http.ResponseWriter, r *http.Request) error {
@@ -206,8 +235,11 @@ func (s *Service) listEndpoints(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	rows, err := s.db.Read.QueryContext(r.Context(),
-		"SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE seq < $1 ORDER BY seq DESC LIMIT $2", below, limit+1)
+	where, args := "seq < $1", []any{below, limit + 1}
+	if owner := httpapi.OwnerListed(r); owner != "" {
+		where, args = where+" AND owner = $3", append(args, owner)
+	}
+	rows, err := s.db.Read.QueryContext(r.Context(), "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE "+where+" ORDER BY seq DESC LIMIT $2", args...)
 	found, err := collect(rows, err, scanEndpoint)
 	if err != nil {
 		return fmt.Errorf("listing endpoints: %w", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 const (
@@ -25,6 +26,8 @@ const (
 type eventInput struct {
 	Type    string          `json:"type"`
 	Payload json.RawMessage `json:"payload"`
+	// Owner is for whom a service or an operator sends the event: it goes to the endpoints of that owner.
+	Owner string `json:"owner"`
 	// ID makes the call repeatable: an id that is known already sends nothing, and is a conflict with another
 	// type or payload. Default: a new one.
 	ID string `json:"id"`
@@ -56,6 +59,11 @@ func (s *Service) createEvent(w http.ResponseWriter, r *http.Request) error {
 	case !validEventID(in.ID):
 		return problem.New(problem.InvalidRequest, "id must be at most %d visible ASCII characters without a dot.", maxEventID)
 	}
+	owner, err := httpapi.OwnerNamed(r.Context(), in.Owner)
+	if err != nil {
+		return err
+	}
+	in.Owner = owner
 	now := time.Now()
 	body, err := envelope(in.Type, now, in.Payload)
 	if err != nil {
@@ -82,9 +90,9 @@ func (s *Service) createEvent(w http.ResponseWriter, r *http.Request) error {
 
 // publish stores the event, and a delivery with its job for each endpoint that wants it.
 func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body []byte, now time.Time) (accepted, error) {
-	out := accepted{ID: in.ID}
+	out, stored := accepted{ID: in.ID}, service.Scoped(in.Owner, in.ID)
 	n, err := affected(tx.ExecContext(ctx, "INSERT INTO webhooks_events (id, type, body, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING",
-		in.ID, in.Type, body, now.UnixMilli()))
+		stored, in.Type, body, now.UnixMilli()))
 	if err != nil {
 		return out, fmt.Errorf("storing the event: %w", err)
 	}
@@ -92,7 +100,7 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 		out.Duplicate = true
 		return out, sameEvent(ctx, tx, in)
 	}
-	rows, err := tx.QueryContext(ctx, "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE state = $1 ORDER BY seq", active)
+	rows, err := tx.QueryContext(ctx, "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE owner = $1 AND state = $2 ORDER BY seq", in.Owner, active)
 	endpoints, err := collect(rows, err, scanEndpoint)
 	if err != nil {
 		return out, fmt.Errorf("reading the endpoints: %w", err)
@@ -102,8 +110,8 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 			continue
 		}
 		id := newID("dlv_")
-		_, err = tx.ExecContext(ctx, "INSERT INTO webhooks_deliveries (id, event_id, endpoint_id, state, created_at) VALUES ($1, $2, $3, $4, $5)",
-			id, in.ID, e.item.ID, pending, now.UnixMilli())
+		_, err = tx.ExecContext(ctx, "INSERT INTO webhooks_deliveries (id, event_id, endpoint_id, state, created_at, owner) VALUES ($1, $2, $3, $4, $5, $6)",
+			id, stored, e.item.ID, pending, now.UnixMilli(), in.Owner)
 		if err != nil {
 			return out, fmt.Errorf("storing the delivery: %w", err)
 		}
@@ -119,7 +127,7 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 func sameEvent(ctx context.Context, tx *sql.Tx, in eventInput) error {
 	var typ string
 	var body []byte
-	if err := tx.QueryRowContext(ctx, "SELECT type, body FROM webhooks_events WHERE id = $1", in.ID).Scan(&typ, &body); err != nil {
+	if err := tx.QueryRowContext(ctx, "SELECT type, body FROM webhooks_events WHERE id = $1", service.Scoped(in.Owner, in.ID)).Scan(&typ, &body); err != nil {
 		return fmt.Errorf("reading the event of this id: %w", err)
 	}
 	var old struct {

@@ -59,11 +59,30 @@ type Service struct {
 	db     *sqldb.DB
 	jobs   Jobs
 	log    *slog.Logger
+	own    outlet // of nobody's endpoints
+	users  outlet // of those with an owner
+	router *httpapi.Router
+}
+
+// outlet is the way to endpoints.
+type outlet struct {
 	guard  *guard
 	sender *sender
-	router *httpapi.Router
+}
 
-	authority service.Authority
+func newOutlet(allowPrivate []string, timeout time.Duration) (o outlet, err error) {
+	if o.guard, err = newGuard(allowPrivate); err == nil {
+		o.sender = newSender(o.guard, timeout)
+	}
+	return o, err
+}
+
+// outlet is the one of an owner's endpoints.
+func (s *Service) outlet(owner string) outlet {
+	if owner == "" {
+		return s.own
+	}
+	return s.users
 }
 
 // Open migrates the tables and makes the service.
@@ -91,34 +110,36 @@ func New(c Config, d Deps) (*Service, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	g, err := newGuard(c.AllowPrivate)
-	if err != nil {
+	s := &Service{db: d.DB, jobs: d.Jobs, log: d.Log}
+	var err error
+	if s.own, err = newOutlet(c.AllowPrivate, c.Timeout.Or(defaultTimeout)); err != nil {
 		return nil, err
 	}
-	s := &Service{db: d.DB, jobs: d.Jobs, log: d.Log, guard: g, authority: service.Authority{Ranks: c.Ranks}, sender: newSender(g, c.Timeout.Or(defaultTimeout))}
+	if s.users = s.own; !c.UserPrivate {
+		if s.users, err = newOutlet(nil, c.Timeout.Or(defaultTimeout)); err != nil {
+			return nil, err
+		}
+	}
 	s.router = httpapi.NewRouter(d.Log)
-	s.router.Handle(http.MethodPost, "/endpoints", s.createEndpoint)
-	s.router.Handle(http.MethodGet, "/endpoints", s.listEndpoints)
-	s.router.Handle(http.MethodGet, "/endpoints/{id}", s.getEndpoint)
-	s.router.Handle(http.MethodPut, "/endpoints/{id}", s.putEndpoint)
-	s.router.Handle(http.MethodDelete, "/endpoints/{id}", s.deleteEndpoint)
-	s.router.Handle(http.MethodPost, "/events", s.createEvent)
-	s.router.Handle(http.MethodGet, "/deliveries", s.listDeliveries)
-	s.router.Handle(http.MethodGet, "/deliveries/{id}", s.getDelivery)
-	s.router.Handle(http.MethodPost, "/deliveries/{id}/retry", s.retryDelivery)
-	s.router.Handle(http.MethodGet, "/received", s.listReceived)
+	users := httpapi.Guard{Router: s.router, Authority: c.Authority, Backend: "webhooks", Check: service.Caller.Check}
+	services := users
+	services.Check = service.Caller.CheckAny
+	users.Handle(http.MethodPost, "/endpoints", s.createEndpoint)
+	users.Handle(http.MethodGet, "/endpoints", s.listEndpoints)
+	users.Handle(http.MethodGet, "/endpoints/{id}", s.getEndpoint)
+	users.Handle(http.MethodPut, "/endpoints/{id}", s.putEndpoint)
+	users.Handle(http.MethodDelete, "/endpoints/{id}", s.deleteEndpoint)
+	users.Handle(http.MethodPost, "/events", s.createEvent)
+	users.Handle(http.MethodGet, "/deliveries", s.listDeliveries)
+	users.Handle(http.MethodGet, "/deliveries/{id}", s.getDelivery)
+	users.Handle(http.MethodPost, "/deliveries/{id}/retry", s.retryDelivery)
+	services.Handle(http.MethodGet, "/received", s.listReceived)
 	d.Jobs.HandleKeyed(deliverKind, deliveries, deliveriesEach, s.deliver)
 	return s, nil
 }
 
-// ServeHTTP is the HTTP API, for services and operators: an endpoint says where everybody's events go.
-func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if err := s.authority.Caller(r, "webhooks").CheckAny(); err != nil {
-		s.router.Fail(w, r, err)
-		return
-	}
-	s.router.ServeHTTP(w, r)
-}
+// ServeHTTP is the HTTP API.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
 
 // Check reads one row.
 func (s *Service) Check(ctx context.Context) error {
@@ -131,7 +152,8 @@ func (s *Service) Check(ctx context.Context) error {
 
 // Close closes the idle connections to endpoints.
 func (s *Service) Close() error {
-	s.sender.close()
+	s.own.sender.close()
+	s.users.sender.close()
 	return nil
 }
 

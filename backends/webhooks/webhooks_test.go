@@ -3,10 +3,12 @@ package webhooks
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,24 +55,203 @@ func asOperator(h http.Handler) http.Handler {
 	})
 }
 
-func TestOnlyServicesAndOperators(t *testing.T) {
+func TestWhoMay(t *testing.T) {
 	s, _ := newService(t, loopback(), "")
 	for name, c := range map[string]struct {
 		header, value string
-		want          int
+		own, received int
 	}{
-		"nobody":   {"X-Other", "x", http.StatusUnauthorized},
-		"user":     {service.SubjectHeader, "ann", http.StatusForbidden},
-		"service":  {service.ScopeHeader, "webhooks:write", http.StatusOK},
-		"operator": {service.RoleHeader, "admin", http.StatusOK},
+		"nobody":   {"X-Other", "x", http.StatusUnauthorized, http.StatusUnauthorized},
+		"user":     {service.SubjectHeader, "ann", http.StatusOK, http.StatusForbidden},
+		"service":  {service.ScopeHeader, "webhooks:write", http.StatusOK, http.StatusOK},
+		"operator": {service.RoleHeader, "admin", http.StatusOK, http.StatusOK},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, path := range []string{"/endpoints", "/deliveries", "/received"} {
+			for path, want := range map[string]int{"/endpoints": c.own, "/deliveries": c.own, "/received": c.received} {
 				r, w := httptest.NewRequest(http.MethodGet, path, nil), httptest.NewRecorder()
 				r.Header.Set(c.header, c.value)
-				if s.ServeHTTP(w, r); w.Code != c.want {
-					t.Errorf("%s: got %d %s, want %d", path, w.Code, w.Body, c.want)
+				if s.ServeHTTP(w, r); w.Code != want {
+					t.Errorf("%s: got %d %s, want %d", path, w.Code, w.Body, want)
 				}
+			}
+		})
+	}
+}
+
+// asked are requests to a service, and what it answers.
+type asked struct {
+	t *testing.T
+	s *Service
+}
+
+// as sends a request for a user; "" is an operator.
+func (a asked) as(who, method, target, body string, want int) map[string]any {
+	a.t.Helper()
+	r, w := httptest.NewRequest(method, target, strings.NewReader(body)), httptest.NewRecorder()
+	if who == "" {
+		r.Header.Set(service.RankHeader, service.RankOperator)
+	} else {
+		r.Header.Set(service.SubjectHeader, who)
+	}
+	a.s.ServeHTTP(w, r)
+	if w.Code != want {
+		a.t.Errorf("%s %s %s as %q: got %d %s, want %d", method, target, body, who, w.Code, w.Body, want)
+	}
+	var got map[string]any
+	if w.Body.Len() > 0 {
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+			a.t.Errorf("%s %s: %v in %s", method, target, err, w.Body)
+		}
+	}
+	return got
+}
+
+// ids are the ids of a list.
+func (a asked) ids(who, target string) (all []string) {
+	a.t.Helper()
+	items, _ := a.as(who, http.MethodGet, target, "", 200)["items"].([]any)
+	for _, item := range items {
+		all = append(all, item.(map[string]any)["id"].(string))
+	}
+	return all
+}
+
+// until waits for the state of a delivery.
+func (a asked) until(who, delivery, state string) {
+	a.t.Helper()
+	var got map[string]any
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
+		if got = a.as(who, http.MethodGet, "/deliveries/"+delivery, "", 200); got["state"] == state {
+			return
+		}
+	}
+	a.t.Errorf("got %v, want it %s", got, state)
+}
+
+// TestOwners: each user has endpoints, events and deliveries of their own, and events go to their owner's
+// endpoints alone.
+func TestOwners(t *testing.T) { pgtest.Each(t, testOwners) }
+
+func testOwners(t *testing.T, url string) {
+	sink := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer sink.Close()
+	config := loopback()
+	config.UserPrivate = true
+	s, _ := newService(t, config, url)
+	a := asked{t, s}
+	hook := `{"url":"` + sink.URL + `/in"}`
+	id := map[string]string{}
+	for _, who := range []string{"ann", "bob", ""} {
+		made := a.as(who, "POST", "/endpoints", hook, 201)
+		id[who], _ = made["id"].(string)
+		if owner, _ := made["owner"].(string); owner != who {
+			t.Errorf("the endpoint of %q belongs to %q", who, owner)
+		}
+	}
+	a.as("ann", "POST", "/endpoints", `{"owner":"bob",`+hook[1:], 403)
+	named := a.as("", "POST", "/endpoints", `{"owner":"cem",`+hook[1:], 201)
+	if got := a.ids("cem", "/endpoints"); len(got) != 1 || got[0] != named["id"] {
+		t.Errorf("cem sees %v, want what was made in his name", got)
+	}
+
+	// What is others' is not there.
+	for _, other := range []string{id["bob"], id[""], "ep_none"} {
+		a.as("ann", "GET", "/endpoints/"+other, "", 404)
+		a.as("ann", "PUT", "/endpoints/"+other, hook, 404)
+		a.as("ann", "DELETE", "/endpoints/"+other, "", 404)
+	}
+	a.as("ann", "PUT", "/endpoints/"+id["ann"], hook, 200)
+	a.as("", "PUT", "/endpoints/"+id["ann"], `{"owner":"bob",`+hook[1:], 400)
+	a.as("", "PUT", "/endpoints/"+id["ann"], hook, 200)
+	if got := a.ids("ann", "/endpoints"); !slices.Equal(got, []string{id["ann"]}) {
+		t.Errorf("ann sees the endpoints %v", got)
+	}
+	if got := a.ids("ann", "/endpoints?owner=bob"); !slices.Equal(got, []string{id["ann"]}) {
+		t.Errorf("ann sees the endpoints %v", got)
+	}
+	if got := a.ids("", "/endpoints?owner=bob"); !slices.Equal(got, []string{id["bob"]}) {
+		t.Errorf("of bob's endpoints an operator sees %v", got)
+	}
+	if got := a.ids("", "/endpoints"); len(got) != 4 {
+		t.Errorf("an operator sees the endpoints %v, want all", got)
+	}
+
+	// The same id is each owner's own, and its event goes to the owner's endpoints.
+	for _, who := range []string{"ann", "bob", ""} {
+		got := a.as(who, "POST", "/events", `{"id":"e1","type":"order.created","payload":"`+who+`"}`, 202)
+		if got["deliveries"] != 1.0 || got["id"] != "e1" || got["duplicate"] != nil {
+			t.Errorf("%q: got %v, want one delivery", who, got)
+		}
+	}
+	a.as("ann", "POST", "/events", `{"id":"e1","type":"order.created","payload":"bob"}`, 409)
+	if got := a.as("", "POST", "/events", `{"owner":"ann","id":"e1","type":"order.created","payload":"ann"}`, 202); got["duplicate"] != true {
+		t.Errorf("the same event in her name: got %v, want a duplicate", got)
+	}
+	a.as("ann", "POST", "/events", `{"owner":"bob","type":"order.created","payload":1}`, 403)
+	mine := a.ids("ann", "/deliveries")
+	if len(mine) != 1 {
+		t.Fatalf("ann sees the deliveries %v, want one", mine)
+	}
+	if got := a.ids("ann", "/deliveries?endpoint="+id["bob"]); len(got) != 0 {
+		t.Errorf("ann sees deliveries to bob's endpoint: %v", got)
+	}
+	if got := a.ids("", "/deliveries?owner=ann"); !slices.Equal(got, mine) {
+		t.Errorf("of ann's deliveries an operator sees %v, want %v", got, mine)
+	}
+	if got := a.as("ann", "GET", "/deliveries/"+mine[0], "", 200); got["event_id"] != "e1" || got["owner"] != "ann" {
+		t.Errorf("got %v", got)
+	}
+	a.as("bob", "GET", "/deliveries/"+mine[0], "", 404)
+	a.as("bob", "POST", "/deliveries/"+mine[0]+"/retry", "", 404)
+	a.until("ann", mine[0], delivered)
+	a.as("ann", "POST", "/deliveries/"+mine[0]+"/retry", "", 202)
+	a.as("ann", "DELETE", "/endpoints/"+id["ann"], "", 204)
+}
+
+// TestOwnersBounds: one owner's endpoints leave room for others'.
+func TestOwnersBounds(t *testing.T) {
+	s, _ := newService(t, Config{}, "")
+	a := asked{t, s}
+	const hook = `{"url":"https://hooks.example.com/in"}`
+	for range maxOwnEndpoints {
+		a.as("ann", "POST", "/endpoints", hook, 201)
+	}
+	a.as("ann", "POST", "/endpoints", hook, 422)
+	a.as("bob", "POST", "/endpoints", hook, 201)
+	a.as("", "POST", "/endpoints", hook, 201)
+}
+
+// TestUsersPlaces: what allow_private opens is open to nobody's endpoints, and to users' with user_private,
+// when they are made and when they are sent to.
+func TestUsersPlaces(t *testing.T) {
+	sink := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer sink.Close()
+	hook := `{"url":"` + sink.URL + `/in"}`
+	for name, c := range map[string]struct {
+		user bool
+		want int
+	}{"off": {false, 400}, "on": {true, 201}} {
+		t.Run(name, func(t *testing.T) {
+			config := loopback()
+			config.UserPrivate = c.user
+			s, _ := newService(t, config, "")
+			a := asked{t, s}
+			a.as("", "POST", "/endpoints", hook, 201)
+			a.as("ann", "POST", "/endpoints", hook, c.want)
+			a.as("", "POST", "/endpoints", `{"owner":"ann",`+hook[1:], c.want)
+
+			// A name that turns into a private address: nothing judges it before it is dialled.
+			made := a.as("ann", "POST", "/endpoints", `{"url":"https://hooks.example.com/in"}`, 201)
+			if c.want == 400 {
+				a.as("ann", "PUT", "/endpoints/"+made["id"].(string), hook, 400)
+			}
+			if _, err := s.db.Write.ExecContext(t.Context(), "UPDATE webhooks_endpoints SET url = $1 WHERE id = $2", sink.URL+"/in", made["id"]); err != nil {
+				t.Fatal(err)
+			}
+			a.as("ann", "POST", "/events", `{"type":"order.created","payload":1}`, 202)
+			wanted := map[bool]string{false: failed, true: delivered}[c.user]
+			for _, id := range a.ids("ann", "/deliveries?endpoint="+made["id"].(string)) {
+				a.until("ann", id, wanted)
 			}
 		})
 	}

@@ -68,12 +68,26 @@ func OwnerOf(c service.Caller, wanted string) (string, error) {
 	return wanted, nil
 }
 
-// OwnerAsked is OwnerOf for the owner that ?owner= names. Without it a service or an operator means what
-// belongs to nobody.
-func OwnerAsked(r *http.Request) (string, error) {
-	c, wanted := CallerOf(r.Context()), r.URL.Query().Get("owner")
+// OwnerNamed is OwnerOf for who sent the request of ctx, where a service or an operator that names no owner
+// means what belongs to nobody.
+func OwnerNamed(ctx context.Context, wanted string) (string, error) {
+	c := CallerOf(ctx)
 	if c.Any() {
 		c.Owner = ""
 	}
 	return OwnerOf(c, wanted)
+}
+
+// OwnerAsked is OwnerNamed for the owner that ?owner= names.
+func OwnerAsked(r *http.Request) (string, error) {
+	return OwnerNamed(r.Context(), r.URL.Query().Get("owner"))
+}
+
+// OwnerListed returns whose things a list is about, "" for everybody's: a user's own, and for a service or an
+// operator those that ?owner= names, or all.
+func OwnerListed(r *http.Request) string {
+	if c := CallerOf(r.Context()); !c.Any() {
+		return c.Owner
+	}
+	return r.URL.Query().Get("owner")
 }

@@ -20,7 +20,9 @@ func (*Backend) CaddyModule() caddy.ModuleInfo {
 //
 //	backend webhooks {
 //		allow_private CIDR|HOST:PORT[/PREFIX]...  # what events may be sent to although it is not public, default none
+//		user_private              # also to users' endpoints; default to nobody's alone
 //		timeout       DURATION    # of one attempt, up to 2m, default 15s
+//		owner         TEMPLATE  # whose endpoints and events a caller's are, such as {http.auth.user.tenant}; default {http.auth.user.id}
 //		admin_role    ROLE      # whose holders are operators; default admin
 //		service_scope SCOPE     # whose holders are services, the app itself; default webhooks:write
 //	}
@@ -29,8 +31,9 @@ func (b *Backend) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := dispense.End(d, "webhooks"); err != nil {
 		return err
 	}
-	err := dispense.Block(d, "backend webhooks", append(authority.RankOptions(&b.Ranks),
+	err := dispense.Block(d, "backend webhooks", append(authority.Options(&b.Authority),
 		dispense.Option{Name: "allow_private", Repeats: true, Parse: func(d *caddyfile.Dispenser) error { return dispense.Strings(d, &b.AllowPrivate) }},
+		dispense.Option{Name: "user_private", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &b.UserPrivate) }},
 		dispense.Option{Name: "timeout", Parse: func(d *caddyfile.Dispenser) error { return dispense.Duration(d, &b.Timeout) }},
 	)...)
 	if err != nil {
