@@ -17,7 +17,8 @@ import (
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	f := h.verifier.policy.find(r)
 	if f.redacted != "" {
-		return h.serveRedacted(w, r, &f, next)
+		logged := f // kept by the log, so that others need not be
+		return h.serveRedacted(w, r, &logged, next)
 	}
 	return h.serve(w, r, &f, next)
 }
