@@ -15,7 +15,7 @@ func TestNothingReachesTheAdminEndpoint(t *testing.T) {
 	site := freePort(t)
 	e.base = "http://127.0.0.1:" + site
 	e.serve(t, fmt.Sprintf(inProcess, e.admin, e.dir, site))
-	token := e.gatehouse(t, "", "token", "mint", "--sub", "mallory")
+	token := e.gatehouse(t, "", "token", "mint", "--sub", "mallory", "--role", "admin") // for whom allow_private holds
 	for _, port := range []string{portOf(t, "http://"+e.admin), site} {
 		for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "127.0.0.1.", "2130706433", "0x7f.1", "[64:ff9b::7f00:1]"} {
 			target := "http://" + host + ":" + port + "/stop"
