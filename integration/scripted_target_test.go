@@ -21,7 +21,6 @@ import (
 // scripted is a target that speaks as its script says, byte by byte. A request to /CHANNEL/ACT gets the act of
 // that name, until the target is healed: then all get a 200.
 type scripted struct {
-	t      *testing.T
 	addr   string
 	end    chan struct{}
 	healed atomic.Bool
@@ -55,13 +54,15 @@ var acts = map[string]func(s *scripted, c net.Conn){
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
 		s.hold()
 	},
-	"hints":     func(s *scripted, c net.Conn) { s.drip(c, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n") },
-	"headers":   func(s *scripted, c net.Conn) { s.after(c, "HTTP/1.1 200 OK\r\n", "X-More: yes\r\n") },
-	"drip":      func(s *scripted, c net.Conn) { s.after(c, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "x") },
-	"silent":    func(s *scripted, _ net.Conn) { s.hold() },
-	"close":     func(*scripted, net.Conn) {},
-	"garbage":   func(_ *scripted, c net.Conn) { _, _ = io.WriteString(c, "\x16\x03\x01 not HTTP\r\n\r\n") },
-	"truncated": func(_ *scripted, c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf") },
+	"hints":   func(s *scripted, c net.Conn) { s.drip(c, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n") },
+	"headers": func(s *scripted, c net.Conn) { s.after(c, "HTTP/1.1 200 OK\r\n", "X-More: yes\r\n") },
+	"drip":    func(s *scripted, c net.Conn) { s.after(c, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "x") },
+	"silent":  func(s *scripted, _ net.Conn) { s.hold() },
+	"close":   func(*scripted, net.Conn) {},
+	"garbage": func(_ *scripted, c net.Conn) { _, _ = io.WriteString(c, "\x16\x03\x01 not HTTP\r\n\r\n") },
+	"truncated": func(_ *scripted, c net.Conn) {
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+	},
 	"cut-chunk": func(_ *scripted, c net.Conn) {
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n100\r\nhalf")
 	},
@@ -75,13 +76,13 @@ func (s *scripted) after(c net.Conn, head, piece string) {
 
 const wholeAnswer = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
-func newScripted(t *testing.T) *scripted {
+func newScripted(t testing.TB) *scripted {
 	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scripted{t: t, addr: l.Addr().String(), end: make(chan struct{}), seen: map[string][]*http.Request{}}
+	s := &scripted{addr: l.Addr().String(), end: make(chan struct{}), seen: map[string][]*http.Request{}}
 	var all sync.WaitGroup
 	t.Cleanup(func() {
 		_ = l.Close()
@@ -211,7 +212,7 @@ func (s *scripted) gateway(t *testing.T, timeout string) (*example, *process) {
 }
 
 // ask is call whose answer is JSON and whose status must be want.
-func (e *example) ask(t *testing.T, method, path, body string, want int) (got map[string]any) {
+func (e *example) ask(t testing.TB, method, path, body string, want int) (got map[string]any) {
 	t.Helper()
 	status, answer := call(t, method, e.base+path, "", body)
 	if status != want {
