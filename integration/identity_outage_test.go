@@ -154,8 +154,8 @@ func TestIdentityProviderDown(t *testing.T) {
 		random.Go(func() {
 			for i := range 10_000 / workers {
 				token := signed(t, fmt.Sprintf(`{"alg":"RS256","kid":"random-%d-%d"}`, w, i), payload(nil), []byte("any"))
-				if status, _ := ask(token); status != http.StatusUnauthorized {
-					t.Errorf("a random kid: got %d, want 401", status)
+				if status, _ := ask(token); status != http.StatusUnauthorized && status != http.StatusServiceUnavailable {
+					t.Errorf("a random kid: got %d, want 401, or 503 where no fetch may be made", status)
 					return
 				}
 			}
@@ -163,7 +163,7 @@ func TestIdentityProviderDown(t *testing.T) {
 	}
 	random.Wait()
 	took := time.Since(began)
-	if n, most := len(keys.asked()), 1+int(took/(30*time.Second)); n > most {
+	if n, most := len(keys.asked()), 1+5+1+int(took/(10*time.Second)); n > most {
 		t.Errorf("10 000 random kids in %s: the server was asked %d times, want %d at most", took, n, most)
 	}
 	t.Logf("10 000 random kids took %s, the server was asked %d times in all", took.Round(time.Millisecond), len(keys.asked()))

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,6 +20,7 @@ func init() { caddy.RegisterModule(adminAPI{}) }
 // adminAPI adds jwt_auth to Caddy's admin endpoint, for the configuration that serves:
 //
 //   - POST /gatehouse/jwt/explain {"token"}: what each jwt_auth says about the token
+//   - POST /gatehouse/jwt/keys/refresh: fetches the keys that come from elsewhere, and says what came of it
 //   - GET /gatehouse/jwt/keys: the keys in force, and what they verified in the last 24 hours
 type adminAPI struct{}
 
@@ -42,6 +45,7 @@ func (*adminAPI) Routes() []caddy.AdminRoute {
 	}
 	handle("POST /gatehouse/jwt/explain", explainToken)
 	handle("GET /gatehouse/jwt/keys", listKeys)
+	handle("POST /gatehouse/jwt/keys/refresh", refreshKeys)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, problem.New(problem.NotFound, "There is no %s %s here.", r.Method, r.URL.Path))
 	})
@@ -107,6 +111,33 @@ func explainToken(w http.ResponseWriter, r *http.Request) (any, error) {
 // Explained is the answer of POST /gatehouse/jwt/explain.
 type Explained struct {
 	Items []Explanation `json:"items"`
+}
+
+// Refreshed is a source of keys that was asked anew.
+type Refreshed struct {
+	Source string `json:"source"`
+	// Keys is how many are in force.
+	Keys int `json:"keys"`
+	// Error is why the keys could not be fetched, absent if they were.
+	Error string `json:"error,omitempty"`
+}
+
+// KeysRefreshed is the answer of POST /gatehouse/jwt/keys/refresh.
+type KeysRefreshed struct {
+	Items []Refreshed `json:"items"`
+}
+
+// refreshKeys asks all sources at once.
+func refreshKeys(_ http.ResponseWriter, r *http.Request) (any, error) {
+	remotes := remotesInUse()
+	items := make([]Refreshed, len(remotes))
+	var all sync.WaitGroup
+	for i, source := range remotes {
+		all.Go(func() { items[i] = source.refreshed(r.Context()) })
+	}
+	all.Wait()
+	slices.SortFunc(items, func(a, b Refreshed) int { return strings.Compare(a.Source, b.Source) })
+	return KeysRefreshed{items}, nil
 }
 
 // KeyUse is a key of a source, with its use in this process.

@@ -107,7 +107,7 @@ func TestExplainAndUsage(t *testing.T) {
 	}{
 		"passes":       {valid, "ok", ""},
 		"no-token":     {"nonsense", "malformed", "form"},
-		"too-long":     {strings.Repeat("a", 9000), "malformed", "size"},
+		"too-long":     {strings.Repeat("a", 1<<20+1), "malformed", "size"},
 		"alg-none":     {sign(t, `{"alg":"none"}`, good(nil), nil), "unsupported_algorithm", "header,algorithm,require"},
 		"crit":         {sign(t, `{"alg":"RS256","kid":"r1","crit":["x"]}`, good(nil), keys().rsa), "invalid_header", "header,require"},
 		"unknown-kid":  {sign(t, `{"alg":"RS256","kid":"r9"}`, good(claims{"roles": "admin"}), keys().rsa), "unknown_key", "key"},

@@ -37,11 +37,12 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 //		key          TEXT                  # the same here in the configuration
 //		issuer       STRING                # iss to the letter; without keys a URL, whose metadata name them
 //		audience     STRING...             # aud must hold one of them
-//		algorithms   ALG...                # of those that the keys are for
+//		algorithms   ALG...                # also those that a key is for which names none
 //		stale_for    DURATION              # 0s to 168h, default 12h: fetched keys while their server fails
+//		max_key_age  DURATION              # 1m to 24h, default 1h: fetched keys are fetched again by then
 //		insecure                           # plain http for keys
 //		issuer       STRING {              # repeatable: further issuers, each with keys of its own
-//			secret | jwks | key | audience | algorithms | stale_for | insecure
+//			secret | jwks | key | audience | algorithms | stale_for | max_key_age | insecure
 //		}
 //		identity                           # beside them the tokens of the identity backend
 //		from         header                # repeatable, in order; default: header
@@ -50,11 +51,14 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 //		type         at+jwt                # or JWT; default: either, or none
 //		require      scope SCOPE...        # all of them; repeatable, as the next five: every line must hold
 //		require      role ROLE...          # any of them
-//		require      claim NAME VALUE...   # any of them; a dotted path leads into objects
+//		require      claim NAME VALUE...   # any of them; a dotted path leads into objects, names in quotes as they stand
 //		require      acr VALUE...          # any of them
 //		require      max_age DURATION      # since auth_time
 //		claim_header CLAIM HEADER          # repeatable
 //		leeway       DURATION              # 0s to 5m, default 30s
+//		max_size     SIZE                  # of a token, up to 1MiB; default what the server lets pass
+//		claim_too_large refuse|drop        # where a claim does not fit into its header; default refuse
+//		numeric_subject                    # sub may be an integer
 //		optional                           # a missing token passes, an invalid one does not
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -73,6 +77,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			h.Leeway = new(unit.Duration)
 			return dispense.Duration(d, h.Leeway)
 		}},
+		dispense.Option{Name: "max_size", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &h.MaxSize) }},
+		dispense.Option{Name: "claim_too_large", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &h.ClaimTooLarge) }},
+		dispense.Option{Name: "numeric_subject", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &h.NumericSubject) }},
 		dispense.Option{Name: "optional", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &h.Optional) }},
 	)
 	if err := dispense.Block(d, "jwt_auth", options...); err != nil {
@@ -95,6 +102,10 @@ func (t *Trusted) options() []dispense.Option {
 		{Name: "stale_for", Parse: func(d *caddyfile.Dispenser) error {
 			t.StaleFor = new(unit.Duration)
 			return dispense.Duration(d, t.StaleFor)
+		}},
+		{Name: "max_key_age", Parse: func(d *caddyfile.Dispenser) error {
+			t.MaxKeyAge = new(unit.Duration)
+			return dispense.Duration(d, t.MaxKeyAge)
 		}},
 		{Name: "insecure", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &t.Insecure) }},
 	}
@@ -124,7 +135,7 @@ func (h *Handler) parseIssuer(d *caddyfile.Dispenser) error {
 
 // bare says that nothing but the issuer is set.
 func (t *Trusted) bare() bool {
-	return t.sources() == 0 && len(t.Audience) == 0 && len(t.Algorithms) == 0 && t.StaleFor == nil && !t.Insecure
+	return t.sources() == 0 && len(t.Audience) == 0 && len(t.Algorithms) == 0 && t.StaleFor == nil && t.MaxKeyAge == nil && !t.Insecure
 }
 
 func (t *Trusted) parseJWKS(d *caddyfile.Dispenser) error {

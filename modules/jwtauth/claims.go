@@ -2,6 +2,8 @@ package jwtauth
 
 import (
 	"encoding/json"
+	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strconv"
@@ -45,19 +47,28 @@ func (c *claims) raw(name string) []byte {
 func (c *claims) str(name string) (s string, ok bool) { return unquote(c.raw(name)) }
 
 // value is the claim of that name or, if there is none, what a path with dots leads to: in
-// realm_access.roles the roles of the object realm_access. It is nil where there is nothing.
+// realm_access.roles the roles of the object realm_access. A name may have dots itself, as in
+// resource_access.com.acme.api.roles: the longest name that leads somewhere counts. A part in double quotes
+// is a name as it stands, as in resource_access."com.acme.api".roles. It is nil where there is nothing.
 func (c *claims) value(path string) any {
 	if raw := c.raw(path); raw != nil {
 		return decode(raw)
 	}
-	name, rest, nested := strings.Cut(path, ".")
-	if !nested {
-		return nil
+	for name, rest := range splits(path) {
+		if raw := c.raw(name); raw != nil {
+			if v := within(decode(raw), rest); v != nil {
+				return v
+			}
+		}
 	}
-	return within(decode(c.raw(name)), rest)
+	return nil
 }
 
+// within is value in an object; an empty path is the value itself.
 func within(v any, path string) any {
+	if path == "" {
+		return v
+	}
 	object, ok := v.(map[string]any)
 	if !ok {
 		return nil
@@ -65,11 +76,48 @@ func within(v any, path string) any {
 	if v, ok = object[path]; ok {
 		return v
 	}
-	name, rest, nested := strings.Cut(path, ".")
-	if !nested {
-		return nil
+	for name, rest := range splits(path) {
+		if v, ok = object[name]; ok {
+			if v = within(v, rest); v != nil {
+				return v
+			}
+		}
 	}
-	return within(object[name], rest)
+	return nil
+}
+
+// splits are the names that may begin a path, the longest first, with the rest of the path behind each.
+func splits(path string) iter.Seq2[string, string] {
+	return func(yield func(name, rest string) bool) {
+		if quoted, ok := strings.CutPrefix(path, `"`); ok {
+			if name, rest, closed := strings.Cut(quoted, `"`); closed && (rest == "" || rest[0] == '.') {
+				yield(name, strings.TrimPrefix(rest, "."))
+				return
+			}
+		}
+		for i := len(path) - 1; i > 0; i-- {
+			if path[i] == '.' && !yield(path[:i], path[i+1:]) {
+				return
+			}
+		}
+	}
+}
+
+// checkPath says what is wrong with the path of a claim.
+func checkPath(path string) error {
+	for rest := path; rest != ""; {
+		quoted, is := strings.CutPrefix(rest, `"`)
+		if !is {
+			_, rest, _ = strings.Cut(rest, ".")
+			continue
+		}
+		name, after, closed := strings.Cut(quoted, `"`)
+		if !closed || name == "" || after != "" && (after[0] != '.' || after == ".") {
+			return fmt.Errorf("the claim %s has a quote that does not surround a name: write it as resource_access.\"com.acme.api\".roles", path)
+		}
+		rest = strings.TrimPrefix(after, ".")
+	}
+	return nil
 }
 
 // date reads a NumericDate (RFC 7519 section 2), which may have a fraction, as unix milliseconds.
@@ -142,29 +190,31 @@ func (c *claims) checkAudience(audience []string) error {
 	return nil
 }
 
-// checkBinding refuses tokens that only the holder of a key may use (RFC 9449 section 6, RFC 8705
-// section 3): as a Bearer token a stolen one would pass.
+// checkBinding refuses tokens that only the holder of a key may use (RFC 7800), in whatever way they are bound
+// to it (RFC 9449 section 6, RFC 8705 section 3): as a Bearer token a stolen one would pass.
 func (c *claims) checkBinding() error {
 	raw := c.raw("cnf")
 	if raw == nil {
 		return nil
 	}
-	cnf, _ := decode(raw).(map[string]any)
-	for _, method := range []string{"jkt", "x5t#S256"} {
-		if _, is := cnf[method]; is {
-			return invalid(bound, "The token is bound to a key and cannot be used as a Bearer token.")
-		}
+	if decode(raw) == nil && string(raw) == "null" {
+		return nil
 	}
-	return nil
+	return invalid(bound, "The token is bound to a key and cannot be used as a Bearer token.")
 }
 
-// subject is the claim sub, "" where there is none.
-func (c *claims) subject() (string, error) {
-	if c.raw("sub") == nil {
+// subject is the claim sub, "" where there is none: absent, null or an empty string. With numeric it may be
+// an integer, for the text of it.
+func (c *claims) subject(numeric bool) (string, error) {
+	raw := c.raw("sub")
+	if raw == nil || string(raw) == "null" {
 		return "", nil
 	}
-	sub, ok := c.str("sub")
-	if !ok || sub == "" || len(sub) > maxSubject || strings.ContainsFunc(sub, control) {
+	sub, ok := unquote(raw)
+	if !ok && numeric && strings.Trim(string(raw), "0123456789") == "" {
+		sub, ok = string(raw), true
+	}
+	if !ok || len(sub) > maxSubject || strings.ContainsFunc(sub, control) {
 		return "", invalid(invalidClaims, "The subject of the token is not a short printable string.")
 	}
 	return sub, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -84,9 +85,24 @@ func keysCommand(cmd *cobra.Command) {
 		}
 		return nil
 	}
+	refresh := &cobra.Command{Use: "refresh", Short: "Fetches the keys that come from elsewhere, now; exit code 1 if one cannot be fetched"}
+	refresh.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) != 0 {
+			return command.Fail(cmd, o.json, command.WrongArguments(cmd, len(args)))
+		}
+		whole, err := o.refresh(cmd.OutOrStdout())
+		switch {
+		case err != nil:
+			return command.Fail(cmd, o.json, err)
+		case !whole:
+			return command.Quit(cmd, 1)
+		}
+		return nil
+	}
 	o.admin.Flags(usage.Flags())
+	o.admin.Flags(refresh.Flags())
 	cmd.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
-	command.Group(cmd, &o.json, usage)
+	command.Group(cmd, &o.json, usage, refresh)
 }
 
 // print prints v as JSON if that is asked for, or by table.
@@ -161,6 +177,21 @@ func (o *options) usage(out io.Writer) error {
 				inForce = "yes"
 			}
 			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", orDash(printable(k.Issuer)), k.Source, orDash(printable(k.Kid)), k.Alg, inForce, k.Tokens, k.Requests, last, fetched)
+		}
+	})
+}
+
+// refresh says whether all sources could be asked.
+func (o *options) refresh(out io.Writer) (whole bool, err error) {
+	var answer KeysRefreshed
+	if err := o.admin.Call(http.MethodPost, "/gatehouse/jwt/keys/refresh", nil, &answer); err != nil {
+		return false, err
+	}
+	whole = !slices.ContainsFunc(answer.Items, func(s Refreshed) bool { return s.Error != "" })
+	return whole, o.print(out, answer, func(w io.Writer) {
+		_, _ = fmt.Fprintln(w, "SOURCE\tKEYS\tERROR")
+		for _, s := range answer.Items {
+			_, _ = fmt.Fprintf(w, "%s\t%d\t%s\n", s.Source, s.Keys, orDash(printable(s.Error)))
 		}
 	})
 }

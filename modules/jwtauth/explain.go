@@ -73,7 +73,7 @@ func (v *verifier) explain(ctx context.Context, raw string, now time.Time) Expla
 
 // dry is check without the cache and without a trace.
 func (v *verifier) dry(ctx context.Context, raw string, now time.Time) error {
-	if err := form(raw); err != nil {
+	if err := v.form(raw); err != nil {
 		return err
 	}
 	id, err := v.verify(ctx, raw, now)
@@ -98,10 +98,10 @@ func (v *verifier) name() string {
 }
 
 func (e *explainer) all(ctx context.Context, raw string) {
-	if !e.add("size", tooLong(raw), "%d bytes of at most %d", len(raw), maxToken) {
+	if !e.add("size", e.tooLong(raw), "%d bytes of at most %d", len(raw), e.maxSize()) {
 		return
 	}
-	if !e.add("form", form(raw), "three segments of base64url") {
+	if !e.add("form", e.form(raw), "three segments of base64url") {
 		return
 	}
 	c := new(claims)
@@ -128,9 +128,9 @@ func (e *explainer) all(ctx context.Context, raw string) {
 	aud, _ := c.strings("aud")
 	e.add("audience", c.checkAudience(audience), "aud is %q, wanted is %s", printable(strings.Join(aud, " ")), anything(strings.Join(audience, " or ")))
 	e.add("binding", c.checkBinding(), "a Bearer token")
-	sub, err := c.subject()
+	sub, err := c.subject(e.policy.NumericSubject)
 	e.add("subject", err, "sub %s", have(sub != ""))
-	_, err = e.headers.fields(c, sub)
+	_, err = e.fields(c, sub)
 	e.add("claim headers", err, "%d are configured", len(e.headers))
 	e.revocation(ctx, c, issuer, sub)
 	e.rules(c)

@@ -48,7 +48,10 @@ type errStatus int
 
 func (e errStatus) Error() string { return fmt.Sprintf("the server answered %d", int(e)) }
 
+// read makes one request, which has a time of its own.
 func (r *remote) read(ctx context.Context, at, accept string) ([]byte, http.Header, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		return nil, nil, err

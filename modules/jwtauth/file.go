@@ -3,6 +3,7 @@ package jwtauth
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -57,6 +58,9 @@ func (f *file) read() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
+	if set.left > 0 {
+		f.log.Warn("a set has more keys than are taken, tokens of the others are refused", "file", f.path, "taken", len(set.keys), "left_out", set.left)
+	}
 	f.sum = sum
 	f.set.Store(set.counted("file:" + f.path))
 	return nil
@@ -93,12 +97,19 @@ func (f *file) current(now time.Time) *keySet {
 
 func (f *file) load(_ context.Context, now time.Time) (*keySet, error) { return f.current(now), nil }
 
-func (f *file) newer(_ context.Context, now time.Time, _ *keySet) *keySet {
+func (f *file) newer(_ context.Context, now time.Time, _ *keySet, _ doubt) (*keySet, error) {
 	if f.due(now, lookSoonest) {
 		f.look()
 	}
-	return f.set.Load()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed {
+		return nil, unavailable(lookSoonest, errUnreadable)
+	}
+	return f.set.Load(), nil
 }
+
+var errUnreadable = errors.New("the file of keys cannot be used")
 
 func (f *file) fetched() time.Time { return time.Time{} }
 

@@ -64,10 +64,10 @@ func TestKeysOfAFileAreLive(t *testing.T) {
 	both = f.set.Load()
 	replace(t, path, "{")
 	now = now.Add(lookEvery)
-	f.newer(t.Context(), now, nil)
+	_, _ = f.newer(t.Context(), now, nil, unknownKid)
 	for range 3 {
 		now = now.Add(lookEvery)
-		f.newer(t.Context(), now, nil)
+		_, _ = f.newer(t.Context(), now, nil, unknownKid)
 	}
 	if got := code("k1", first); got != "" || f.set.Load() != both {
 		t.Errorf("with a broken file: got %q", got)
@@ -89,7 +89,7 @@ func TestKeysOfAFileAreLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	now = now.Add(lookEvery)
-	f.newer(t.Context(), now, nil)
+	_, _ = f.newer(t.Context(), now, nil, unknownKid)
 	if got := code("k2", second); got != "" {
 		t.Errorf("without the file: got %s", got)
 	}
@@ -115,7 +115,7 @@ func TestAFileThatSaysTheSameKeepsItsSet(t *testing.T) {
 	}
 	set := f.set.Load()
 	replace(t, path, setOf(edMember("k1", public)))
-	f.newer(t.Context(), time.Now().Add(lookEvery), nil)
+	_, _ = f.newer(t.Context(), time.Now().Add(lookEvery), nil, unknownKid)
 	if f.set.Load() != set {
 		t.Error("tokens that were verified would be verified again")
 	}

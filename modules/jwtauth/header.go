@@ -12,8 +12,8 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 )
 
-// maxClaimHeader is the greatest length of one claim header's value.
-const maxClaimHeader = 4 << 10
+// maxClaimHeader is the greatest length of one claim header's value: what nginx and Gunicorn take of one field.
+const maxClaimHeader = 8000
 
 // claimHeaders are the headers that carry claims, names in canonical form.
 type claimHeaders []ClaimHeader
@@ -108,7 +108,8 @@ func (c claimHeaders) without(connection []string) []string {
 type field struct{ name, value string }
 
 // fields are the headers for these claims.
-func (c claimHeaders) fields(from *claims, subject string) ([]field, error) {
+// A claim that does not fit is a refusal, or left out.
+func (c claimHeaders) fields(from *claims, subject string, drop bool) ([]field, error) {
 	var fields []field
 	for _, ch := range c {
 		if ch.Claim == "sub" && subject != "" {
@@ -121,7 +122,10 @@ func (c claimHeaders) fields(from *claims, subject string) ([]field, error) {
 		}
 		s := headerValue(v)
 		if len(s) > maxClaimHeader {
-			return nil, invalid(invalidClaims, "A claim of the token is too large to be handed on.")
+			if drop {
+				continue
+			}
+			return nil, invalid(invalidClaims, "The claim "+ch.Claim+" of the token is too large for the header "+ch.Header+": `claim_too_large drop` would leave it out.")
 		}
 		fields = append(fields, field{ch.Header, s})
 	}

@@ -36,7 +36,8 @@ var allAlgs = append([]string{"HS256", "HS384", "HS512", "ES256", "ES384", "ES51
 // key verifies signatures of its own algorithm and of no other (RFC 8725 section 3.1).
 type key struct {
 	id   string   // kid, or "" for a key that has none and fits any
-	algs []string // header values of alg that it verifies
+	algs []string // header values of alg that it verifies, where the issuer's algorithms are not named
+	any  bool     // it names no algorithm itself, and verifies those of the issuer that its kind can
 	key  any      // []byte, *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey
 
 	label string          // what it is called where its use is shown
@@ -50,6 +51,11 @@ type keySet struct {
 	// issuer and audience are what tokens must have where the directive does not say.
 	issuer   string
 	audience []string
+
+	left int // keys that were left out of a set with too many
+
+	byID map[string][]*key // those with a kid; nil until counted
+	rest []*key            // those without one, which fit any
 }
 
 // counted gives each key its place among the uses of the source.
@@ -61,33 +67,79 @@ func (s *keySet) counted(source string) *keySet {
 		}
 		k.uses = allUses.of(source, k.label, k.algs[0])
 	}
+	s.byID = map[string][]*key{}
+	for i := range s.keys {
+		if k := &s.keys[i]; k.id == "" {
+			s.rest = append(s.rest, k)
+		} else {
+			s.byID[k.id] = append(s.byID[k.id], k)
+		}
+	}
 	return s
 }
+
+// maxTries is how many keys a token is tried with that could be signed by any of them.
+const maxTries = 32
 
 // find gives the keys that may have signed a token with this kid ("" if it has none) and alg, of
 // those that allowed says ("" all). known says that a key of that kid is there, whatever its algorithm.
 func (s *keySet) find(kid, alg string, allowed []string) (fit []*key, known bool) {
-	for i := range s.keys {
-		k := &s.keys[i]
-		if kid != "" && k.id != "" && k.id != kid {
-			continue
-		}
+	try := func(k *key) {
 		known = true
-		if slices.Contains(k.algs, alg) && (len(allowed) == 0 || slices.Contains(allowed, k.algs[0])) {
+		if len(fit) < maxTries && k.verifies(alg, allowed) {
 			fit = append(fit, k)
+		}
+	}
+	if kid != "" && s.byID != nil {
+		for _, k := range s.byID[kid] {
+			try(k)
+		}
+		for _, k := range s.rest {
+			try(k)
+		}
+		return fit, known
+	}
+	for i := range s.keys {
+		if k := &s.keys[i]; kid == "" || k.id == "" || k.id == kid {
+			try(k)
 		}
 	}
 	return fit, known
 }
 
-// any says whether a key is for one of the algorithms.
-func (s *keySet) any(algs []string) bool {
-	return slices.ContainsFunc(s.keys, func(k key) bool { return slices.Contains(algs, k.algs[0]) })
+// verifies says whether the key is for tokens with this alg, of those that allowed says ("" all).
+func (k *key) verifies(alg string, allowed []string) bool {
+	switch {
+	case len(allowed) == 0:
+		return slices.Contains(k.algs, alg)
+	case k.any && k.algs[0] != "EdDSA":
+		return slices.Contains(allowed, alg) && k.can(alg)
+	}
+	return slices.Contains(k.algs, alg) && slices.Contains(allowed, k.algs[0])
 }
 
-// newKey pins a key to its algorithm: alg if it fits the key, or the key's usual one if alg is "".
-// Of a private key it takes the public half.
+// can says whether a key of this kind can have the algorithm.
+func (k *key) can(alg string) bool {
+	_, err := newKey(k.id, alg, k.key)
+	return err == nil
+}
+
+// any says whether a key is for one of the algorithms.
+func (s *keySet) any(algs []string) bool {
+	return slices.ContainsFunc(s.keys, func(k key) bool {
+		return slices.ContainsFunc(algs, func(alg string) bool { return k.verifies(alg, algs) })
+	})
+}
+
+// newKey pins a key to its algorithm: alg if it fits the key, or the key's usual one if alg is "", unless
+// the issuer's algorithms say another. Of a private key it takes the public half.
 func newKey(id, alg string, raw any) (key, error) {
+	k, err := pinned(id, alg, raw)
+	k.any = alg == ""
+	return k, err
+}
+
+func pinned(id, alg string, raw any) (key, error) {
 	switch k := raw.(type) {
 	case []byte:
 		if alg == "" {
@@ -102,7 +154,7 @@ func newKey(id, alg string, raw any) (key, error) {
 		}
 		return key{id: id, algs: []string{alg}, key: k}, nil
 	case *rsa.PrivateKey:
-		return newKey(id, alg, &k.PublicKey)
+		return pinned(id, alg, &k.PublicKey)
 	case *rsa.PublicKey:
 		if alg == "" {
 			alg = "RS256"
@@ -115,9 +167,12 @@ func newKey(id, alg string, raw any) (key, error) {
 		case k.E < 3 || k.E%2 == 0:
 			return key{}, errors.New("the RSA key has an impossible exponent")
 		}
+		if why := weakRSA(k.N); why != "" {
+			return key{}, errors.New("the RSA key is weak: " + why)
+		}
 		return key{id: id, algs: []string{alg}, key: k}, nil
 	case *ecdsa.PrivateKey:
-		return newKey(id, alg, &k.PublicKey)
+		return pinned(id, alg, &k.PublicKey)
 	case *ecdsa.PublicKey:
 		own, ok := ecAlgs[k.Params().Name]
 		if !ok || alg != "" && alg != own {
@@ -125,7 +180,7 @@ func newKey(id, alg string, raw any) (key, error) {
 		}
 		return key{id: id, algs: []string{own}, key: k}, nil
 	case ed25519.PrivateKey:
-		return newKey(id, alg, k.Public())
+		return pinned(id, alg, k.Public())
 	case ed25519.PublicKey:
 		if alg != "" && alg != "EdDSA" && alg != algEd25519 {
 			return key{}, fmt.Errorf("an Ed25519 key cannot verify %q", alg)

@@ -204,11 +204,11 @@ func TestParseJWKSSkipsWhatItCannotUse(t *testing.T) {
 		}
 	}
 	var many []string
-	for i := range 40 {
+	for i := range maxKeys + 40 {
 		many = append(many, edJWK(fmt.Sprint(i)))
 	}
-	if set, err := parseJWKS([]byte(setOf(many...)), false); err != nil || len(set.keys) != maxKeys {
-		t.Errorf("40 keys: got %v, want the first %d", err, maxKeys)
+	if set, err := parseJWKS([]byte(setOf(many...)), false); err != nil || len(set.keys) != maxKeys || set.left != 40 {
+		t.Errorf("too many keys: got %v, want the first %d, and how many are left out", err, maxKeys)
 	}
 	for _, broken := range []string{"", "null", "[]", `{"keys":{}}`, `{"keys":[]}`, setOf(good) + "x", setOf(strings.Repeat("[", 20000))} {
 		if _, err := parseJWKS([]byte(broken), true); err == nil {

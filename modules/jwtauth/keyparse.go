@@ -3,11 +3,13 @@ package jwtauth
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,8 +19,8 @@ import (
 )
 
 const (
-	maxKeys = 32
-	maxJWKS = 64 << 10 // bytes of a JWK set
+	maxKeys = 500
+	maxJWKS = 1 << 20 // bytes of a JWK set, and of metadata
 )
 
 // parseSecret reads a secret's value: a PEM key, public or private, or the raw bytes of an HS256
@@ -109,8 +111,9 @@ func fingerprint(text string) string {
 	return "key:" + hex.EncodeToString(sum[:4])
 }
 
-// parseJWKS reads a JWK set (RFC 7517 section 5). Keys that cannot verify tokens are skipped, and so
-// are all beyond the 32nd. Symmetric keys count only in a local file: from anywhere else they are not secret.
+// parseJWKS reads a JWK set (RFC 7517 section 5), or a map of certificates by kid as Google has it for Firebase.
+// Keys that cannot verify tokens are skipped, and so are all beyond the 500th. Symmetric keys count only in a
+// local file: from anywhere else they are not secret.
 func parseJWKS(raw []byte, local bool) (*keySet, error) {
 	if len(raw) > maxJWKS {
 		return nil, fmt.Errorf("the JWK set is larger than %d bytes", maxJWKS)
@@ -122,8 +125,14 @@ func parseJWKS(raw []byte, local bool) (*keySet, error) {
 		return nil, fmt.Errorf("reading the JWK set: %w", err)
 	}
 	set := new(keySet)
-	for _, member := range doc.Keys {
+	if doc.Keys == nil {
+		if set.keys = certificates(raw); len(set.keys) > 0 {
+			return set, nil
+		}
+	}
+	for i, member := range doc.Keys {
 		if len(set.keys) == maxKeys {
+			set.left = len(doc.Keys) - i
 			break
 		}
 		if k, err := parseJWK(member, local); err == nil {
@@ -134,6 +143,29 @@ func parseJWKS(raw []byte, local bool) (*keySet, error) {
 		return nil, fmt.Errorf("none of the %d keys in the JWK set can verify tokens", len(doc.Keys))
 	}
 	return set, nil
+}
+
+// certificates are the keys of a JSON object with certificates in PEM by kid. Nothing else of a certificate
+// than its key is looked at: that it came from the issuer says the connection.
+func certificates(raw []byte) (keys []key) {
+	var all map[string]string
+	if json.Unmarshal(raw, &all) != nil {
+		return nil
+	}
+	for _, kid := range slices.Sorted(maps.Keys(all)) {
+		block, _ := pem.Decode([]byte(all[kid]))
+		if block == nil || block.Type != "CERTIFICATE" || len(keys) == maxKeys {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			continue
+		}
+		if k, err := newKey(kid, "", cert.PublicKey); err == nil {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 var errNotForVerifying = errors.New("the key is not for verifying")

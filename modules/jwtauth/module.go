@@ -205,7 +205,7 @@ func (h *Handler) source(ctx caddy.Context, app *gatehouse.App, t Trusted) (sour
 	r, dir := pooled.(*remote), app.Dir()
 	r.dir.Store(&dir)
 	r.log.Store(h.slog(ctx))
-	return view{r, t.staleFor()}, p.String(), nil
+	return view{r, t.staleFor(), t.maxKeyAge()}, p.String(), nil
 }
 
 // slog is the handler's log for what outlives no Caddy type.

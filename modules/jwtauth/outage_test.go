@@ -93,13 +93,13 @@ func TestRandomKidsCauseFewFetches(t *testing.T) {
 	for n := range 10_000 {
 		header := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"alg":"EdDSA","kid":"random-%d"}`, n))
 		_, o, err := v.check(t.Context(), header+"."+rest, c.pass(6*time.Millisecond)) // a minute in all
-		if err == nil || o != unknownKey {
-			t.Fatalf("got %v, want an unknown key", err)
+		if err == nil || o != unknownKey && o != keysUnavailable {
+			t.Fatalf("got %v, want an unknown key, or that it cannot be known", err)
 		}
 		settled(t, r)
 	}
-	if got := i.hits.Load(); got > 3 {
-		t.Errorf("got %d fetches in 60 seconds, want at most 3 with the first", got)
+	if got := i.hits.Load(); got > 1+refetches+6 {
+		t.Errorf("got %d fetches in 60 seconds, want at most %d with the first", got, 1+refetches+6)
 	}
 }
 

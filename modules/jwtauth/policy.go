@@ -18,6 +18,12 @@ const (
 	maxLeeway     = 5 * time.Minute
 )
 
+// minMaxSize and maxMaxSize bound MaxSize; the latter is what servers let pass at most.
+const minMaxSize, maxMaxSize = 1 << 10, 1 << 20
+
+// tooLarge are the values of ClaimTooLarge.
+var tooLarge = []string{"refuse", "drop"}
+
 // types are the values of Type.
 var types = []string{"at+jwt", "JWT"}
 
@@ -35,6 +41,15 @@ type Policy struct {
 	ClaimHeaders []ClaimHeader `json:"claim_headers,omitempty"`
 	// Leeway is how far the clocks of the issuer and of this machine may be apart, 0s to 5m. Default: 30s.
 	Leeway *unit.Duration `json:"leeway,omitempty"`
+	// NumericSubject accepts a sub that is an integer, for the text of it. Default: false, so that sub must be
+	// a string (RFC 7519 section 4.1.2).
+	NumericSubject bool `json:"numeric_subject,omitempty"`
+	// MaxSize is the greatest length of a token in bytes, 1KiB to 1MiB. Default: what the server lets pass in
+	// a request's headers.
+	MaxSize unit.Size `json:"max_size,omitempty"`
+	// ClaimTooLarge says what happens where a claim does not fit into its header: "refuse" answers 401, "drop"
+	// leaves the header out. Default: refuse.
+	ClaimTooLarge string `json:"claim_too_large,omitempty"`
 	// Optional lets requests without a token pass, without an identity. A token that is not valid is
 	// refused all the same. Default: false.
 	Optional bool `json:"optional,omitempty"`
@@ -48,7 +63,8 @@ type Rule struct {
 	// Role are roles of which the token must have one, in its claim role or roles: a string, or an array.
 	Role []string `json:"role,omitempty"`
 	// Claim is the name of a claim that must be one of Values, or an array that holds one of them. If
-	// there is no claim of that name, dots lead into objects: realm_access.roles.
+	// there is no claim of that name, dots lead into objects: realm_access.roles. The names there may have
+	// dots, too; a part in double quotes is a name as it stands: resource_access."com.acme.api".roles.
 	Claim string `json:"claim,omitempty"`
 	// Values go with Claim. Numbers and booleans are compared by their text.
 	Values []string `json:"values,omitempty"`
@@ -65,8 +81,8 @@ type Rule struct {
 // A string is sent as it is, with control characters, characters outside ASCII, % and spaces at
 // either end percent-encoded. Numbers and booleans are sent as their text, an array of these joined
 // by commas (a comma inside an element is encoded), and anything else as JSON in base64url without
-// padding. A claim that is absent or null sends no header. A token whose value does not fit in
-// 4 KiB is refused.
+// padding. A claim that is absent or null sends no header. What happens to a value of more than 8000 bytes,
+// which common servers refuse, says Policy.ClaimTooLarge.
 type ClaimHeader struct {
 	Claim  string `json:"claim"`
 	Header string `json:"header"`
@@ -76,6 +92,12 @@ type ClaimHeader struct {
 func (p *Policy) Validate() error {
 	if p.Leeway != nil && (*p.Leeway < 0 || p.Leeway.Std() > maxLeeway) {
 		return fmt.Errorf("leeway must be from 0s to 5m, not %s: correct the clocks instead", p.Leeway)
+	}
+	switch {
+	case p.MaxSize != 0 && (p.MaxSize < minMaxSize || p.MaxSize > maxMaxSize):
+		return fmt.Errorf("max_size must be from 1KiB to 1MiB, not %s", p.MaxSize)
+	case p.ClaimTooLarge != "" && !slices.Contains(tooLarge, p.ClaimTooLarge):
+		return errors.New(dispense.Unknown("claim_too_large", p.ClaimTooLarge, tooLarge))
 	}
 	if p.Type != "" && !slices.Contains(types, p.Type) {
 		return errors.New(dispense.Unknown("type", p.Type, types))
@@ -95,6 +117,9 @@ func (p *Policy) Validate() error {
 	}
 	headers := map[string]string{}
 	for _, c := range p.ClaimHeaders {
+		if err := checkPath(c.Claim); err != nil {
+			return fmt.Errorf("claim_header: %w", err)
+		}
 		name := http.CanonicalHeaderKey(c.Header)
 		switch {
 		case c.Claim == "":
@@ -127,6 +152,8 @@ func (r Rule) validate() error {
 	switch {
 	case set != 1:
 		return errors.New("a require rule needs exactly one of scope, role, claim, acr and max_age")
+	case checkPath(r.Claim) != nil:
+		return fmt.Errorf("require claim: %w", checkPath(r.Claim))
 	case r.Claim != "" && len(r.Values) == 0:
 		return fmt.Errorf("require claim %s needs at least one value", r.Claim)
 	case r.Claim == "" && len(r.Values) > 0:

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/gatehouse-proxy/gatehouse/internal/loopback"
 )
 
@@ -26,8 +28,14 @@ const (
 	refreshMost  = 24 * time.Hour
 	// defaultStale is how long a set serves on after it should have been fetched again.
 	defaultStale = 12 * time.Hour
-	// cooldown is the least time between two fetches that unknown keys cause.
+	// cooldown is the wait after a fetch that failed, and the least time between two fetches that signatures
+	// of other keys cause.
 	cooldown = 30 * time.Second
+	// refetches is how many fetches unknown keys may cause at once; each comes back after refetchEvery. So
+	// a client with made-up kids does not keep the keys of a rotation away for longer than that.
+	refetches, refetchEvery = 5, 10 * time.Second
+	// defaultKeyAge is how old a set may be, whatever its server says, so that a key ends that was taken away.
+	defaultKeyAge = time.Hour
 	// firstRetry and firstRetryMost bound the wait while there is no set at all.
 	firstRetry, firstRetryMost = time.Second, 30 * time.Second
 	maxRedirects               = 3
@@ -62,9 +70,10 @@ type remote struct {
 
 	state atomic.Pointer[remoteState] // nil until the first set is there
 
+	unknown, doubted *rate.Limiter // of fetches that tokens cause
+
 	mu       sync.Mutex
 	flight   chan struct{} // closed when the fetch under way has ended; nil without one
-	attempt  time.Time     // when the last fetch began
 	retry    time.Time     // without a set, no fetch before
 	failures int           // fetches that failed since the last success
 	err      error         // why the last one failed
@@ -90,10 +99,12 @@ type remoteState struct {
 	fetched time.Time
 	refresh time.Time // fetch again from then on
 	fresh   time.Time // should have been fetched again by then
+	failed  bool      // the last fetch failed, and refresh is when to try again
 }
 
 func newRemote(p place) *remote {
-	r := &remote{place: p, now: time.Now}
+	r := &remote{place: p, now: time.Now,
+		unknown: rate.NewLimiter(rate.Every(refetchEvery), refetches), doubted: rate.NewLimiter(rate.Every(cooldown), 1)}
 	r.saved = sync.OnceValue(r.restore)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.log.Store(slog.New(slog.DiscardHandler))
@@ -106,19 +117,33 @@ func newRemote(p place) *remote {
 	return r
 }
 
-// view is a remote as one directive sees it, with its own end of what is stale.
+// view is a remote as one directive sees it, with its own bounds of what is too old.
 type view struct {
 	*remote
-	stale time.Duration
+	stale  time.Duration // after fresh, while fetches fail
+	keyAge time.Duration // after fetched, 0 for the default
 }
 
 func (v view) current(now time.Time) *keySet {
 	s := v.state.Load()
 	set := s.usable(now, v.stale)
-	if set != nil && !now.Before(s.refresh) {
-		v.fetch(now)
+	if set == nil {
+		return nil // load fetches and keeps to the pause after a failure
 	}
-	return set // without one, load fetches and keeps to the pause after a failure
+	if v.late(s, now) {
+		return nil // load waits for the fetch, and takes the old ones if it fails
+	}
+	if !now.Before(s.refresh) || !s.failed && now.Sub(s.fetched) >= v.maxAge()*9/10 {
+		v.fetch()
+	}
+	return set
+}
+
+func (v view) maxAge() time.Duration { return cmp.Or(v.keyAge, defaultKeyAge) }
+
+// late says that the set is as old as it may be, and that no fetch has failed since.
+func (v view) late(s *remoteState, now time.Time) bool {
+	return !s.failed && now.Sub(s.fetched) >= v.maxAge()
 }
 
 // usable is the set, or nil once its end has come.
@@ -138,6 +163,12 @@ func (v view) load(ctx context.Context, now time.Time) (*keySet, error) {
 	if set := v.current(now); set != nil {
 		return set, nil
 	}
+	if s := v.state.Load(); s.usable(now, v.stale) != nil { // too old, unless its server fails
+		if err := v.await(ctx); err != nil {
+			return nil, unavailable(0, err)
+		}
+		return cmp.Or(v.state.Load().usable(now, v.stale), s.set), nil
+	}
 	v.mu.Lock()
 	wait, err := v.retry.Sub(now), v.err
 	tooEarly := v.flight == nil && wait > 0
@@ -145,7 +176,7 @@ func (v view) load(ctx context.Context, now time.Time) (*keySet, error) {
 	if tooEarly {
 		return nil, unavailable(wait, err)
 	}
-	if err = v.await(ctx, now); err != nil {
+	if err = v.await(ctx); err != nil {
 		return nil, unavailable(0, err)
 	}
 	if set := v.state.Load().usable(now, v.stale); set != nil {
@@ -156,18 +187,34 @@ func (v view) load(ctx context.Context, now time.Time) (*keySet, error) {
 	return nil, unavailable(v.retry.Sub(v.now()), v.err)
 }
 
-func (v view) newer(ctx context.Context, now time.Time, old *keySet) *keySet {
+func (v view) newer(ctx context.Context, now time.Time, old *keySet, why doubt) (*keySet, error) {
 	if s := v.state.Load(); s != nil && s.set != old {
-		return s.set
+		return s.set, nil
+	}
+	budget := v.unknown
+	if why == otherSignature {
+		budget = v.doubted
 	}
 	v.mu.Lock()
-	cooling := v.flight == nil && now.Sub(v.attempt) < cooldown
+	flying := v.flight != nil
 	v.mu.Unlock()
-	if !cooling {
-		_ = v.await(ctx, now) // a client that left gets the old set, and no answer
+	if !flying && !budget.AllowN(now, 1) {
+		missing := (1 - budget.TokensAt(now)) / float64(budget.Limit())
+		return old, unavailable(time.Duration(missing*float64(time.Second)), errTooOften)
 	}
-	return cmp.Or(v.state.Load().usable(now, v.stale), old)
+	if err := v.await(ctx); err != nil {
+		return old, unavailable(0, err)
+	}
+	v.mu.Lock()
+	err := v.err
+	v.mu.Unlock()
+	if err != nil {
+		return old, unavailable(refetchEvery, err)
+	}
+	return cmp.Or(v.state.Load().usable(now, v.stale), old), nil
 }
+
+var errTooOften = errors.New("tokens of unknown keys have caused too many fetches")
 
 func (v view) fetched() time.Time {
 	if s := v.state.Load(); s != nil {
@@ -177,9 +224,9 @@ func (v view) fetched() time.Time {
 }
 
 // await fetches and waits for the end.
-func (r *remote) await(ctx context.Context, now time.Time) error {
+func (r *remote) await(ctx context.Context) error {
 	select {
-	case <-r.fetch(now):
+	case <-r.fetch():
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -187,25 +234,41 @@ func (r *remote) await(ctx context.Context, now time.Time) error {
 }
 
 // fetch begins a fetch, or joins the one under way. The channel is closed at its end.
-func (r *remote) fetch(now time.Time) <-chan struct{} {
+func (r *remote) fetch() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.flight != nil {
 		return r.flight
 	}
 	done := make(chan struct{})
-	r.flight, r.attempt = done, now
+	r.flight = done
 	go func() {
 		defer close(done)
-		ctx, cancel := context.WithTimeout(r.ctx, fetchTimeout)
-		defer cancel()
-		s, body, err := r.get(ctx)
+		s, body, err := r.get(r.ctx)
 		r.settle(s, err)
 		if err == nil {
 			r.keep(s, body)
 		}
 	}()
 	return done
+}
+
+// refreshed fetches, for somebody who asks for it, and says what came of it.
+func (r *remote) refreshed(ctx context.Context) Refreshed {
+	out := Refreshed{Source: r.String()}
+	err := r.await(ctx)
+	if err == nil {
+		r.mu.Lock()
+		err = r.err
+		r.mu.Unlock()
+	}
+	if err != nil {
+		out.Error = err.Error()
+	}
+	if s := r.state.Load(); s != nil {
+		out.Keys = len(s.set.keys)
+	}
+	return out
 }
 
 var errDropped = errors.New("no configuration needs the keys any more")
@@ -225,8 +288,11 @@ func (r *remote) settle(s *remoteState, err error) {
 	r.flight, r.err = nil, err
 	last := r.state.Load()
 	if err == nil {
-		if last != nil && last.sum == s.sum {
+		switch {
+		case last != nil && last.sum == s.sum:
 			s.set = last.set // unchanged: tokens that it verified stay verified
+		case s.set.left > 0:
+			r.log.Load().Warn("a set has more keys than are taken, tokens of the others are refused", "url", r.String(), "taken", len(s.set.keys), "left_out", s.set.left)
 		}
 		r.failures = 0
 		r.state.Store(s)
@@ -244,7 +310,7 @@ func (r *remote) settle(s *remoteState, err error) {
 	if last != nil {
 		log.Warn("fetching keys failed, the last good ones serve on until they are too old", "url", r.String(), "fetched", last.fetched, "error", err)
 		again := *last
-		again.refresh = now.Add(backoff(r.failures, cooldown, refreshEvery))
+		again.failed, again.refresh = true, now.Add(backoff(r.failures, cooldown, refreshEvery))
 		r.state.Store(&again)
 	} else {
 		log.Error("fetching keys failed, tokens cannot be verified", "url", r.String(), "error", err)

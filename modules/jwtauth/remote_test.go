@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -79,7 +80,7 @@ func testView(t *testing.T, p place, c *clock) view {
 	r := newRemote(p)
 	r.now = c.now
 	t.Cleanup(func() { _ = r.Destruct() })
-	return view{r, defaultStale}
+	return view{r, defaultStale, 0}
 }
 
 // settled waits for the end of a fetch in the background.
@@ -208,39 +209,111 @@ func TestRemoteKeepsTheSetThatDidNotChange(t *testing.T) {
 	}
 }
 
-func TestUnknownKeysCauseOneFetchIn30Seconds(t *testing.T) {
+// TestUnknownKeysCauseFewFetches: a token of an unknown key is refused only after a fetch that lacks the key, and
+// while none can be made, it is not known what the token is.
+func TestUnknownKeysCauseFewFetches(t *testing.T) {
 	i := newIDP(t, answering(setOf(edJWK("a"))))
 	r, c := testRemote(t, i.URL)
 	old, err := r.load(t.Context(), c.now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.answers(answering(setOf(edJWK("a"), edJWK("b"))))
-	if got := r.newer(t.Context(), c.pass(cooldown-time.Second), old); got != old || i.hits.Load() != 1 {
-		t.Errorf("within the cooldown: got a new set or %d fetches", i.hits.Load())
+	later := func(err error) bool {
+		e, ok := errors.AsType[*problem.Error](err)
+		return ok && e.Code == problem.KeysUnavailable && e.RetryAfter >= time.Second && e.RetryAfter <= refetchEvery
 	}
-	now := c.pass(time.Second)
+	for n := range refetches {
+		if got, err := r.newer(t.Context(), c.now(), old, unknownKid); got != old || err != nil {
+			t.Errorf("fetch %d: got another set or %v", n, err)
+		}
+	}
+	for range 20 {
+		if got, err := r.newer(t.Context(), c.now(), old, unknownKid); got != old || !later(err) {
+			t.Errorf("beyond the budget: got another set or %v", err)
+		}
+	}
+	if got := i.hits.Load(); got != 1+refetches {
+		t.Errorf("got %d fetches, want %d", got, 1+refetches)
+	}
+
+	// A rotation is seen as soon as there is a fetch again.
+	i.answers(answering(setOf(edJWK("a"), edJWK("b"))))
+	now := c.pass(refetchEvery)
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if got := r.newer(t.Context(), now, old); got == old {
-				t.Error("after the cooldown: got the old set")
+			if got, err := r.newer(t.Context(), now, old, unknownKid); got == old && !later(err) {
+				t.Errorf("after the rotation: got the old set and %v", err)
 			}
 		})
 	}
 	wg.Wait()
+	latest := r.current(c.now())
+	if latest == old || i.hits.Load() != 2+refetches {
+		t.Errorf("got the old set or %d fetches, want %d", i.hits.Load(), 2+refetches)
+	}
+
+	i.answers(failing)
+	now = c.pass(10 * refetchEvery)
+	for range 2 * refetches {
+		if got, err := r.newer(t.Context(), now, latest, unknownKid); got != latest || !later(err) {
+			t.Errorf("while it fails: got another set or %v", err)
+		}
+	}
+	if got := i.hits.Load(); got != 2+2*refetches {
+		t.Errorf("while it fails: got %d fetches, want %d", got, 2+2*refetches)
+	}
+}
+
+// TestOtherSignaturesCauseFewerFetches, of a budget of their own.
+func TestOtherSignaturesCauseFewerFetches(t *testing.T) {
+	i := newIDP(t, answering(setOf(edJWK("a"))))
+	r, c := testRemote(t, i.URL)
+	old, err := r.load(t.Context(), c.now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		_, _ = r.newer(t.Context(), c.now(), old, otherSignature)
+	}
 	if got := i.hits.Load(); got != 2 {
 		t.Errorf("got %d fetches, want 2", got)
 	}
-	i.answers(failing)
-	latest := r.current(c.pass(cooldown))
-	for range 5 {
-		if got := r.newer(t.Context(), c.now(), latest); got != latest {
-			t.Error("while it fails: got another set")
+	i.answers(answering(setOf(edJWK("a")))) // the kid is the same, the key is not
+	if got, err := r.newer(t.Context(), c.now(), old, unknownKid); got == old || err != nil {
+		t.Errorf("an unknown kid: got the old set or %v", err)
+	}
+}
+
+// TestRemovedKeysEnd: keys are no older than max_key_age, whatever Cache-Control says, unless their server fails.
+func TestRemovedKeysEnd(t *testing.T) {
+	forADay := func(body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=86400")
+			_, _ = io.WriteString(w, body)
 		}
 	}
-	if got := i.hits.Load(); got != 3 {
-		t.Errorf("while it fails: got %d fetches, want 3", got)
+	i := newIDP(t, forADay(setOf(edJWK("a"), edJWK("b"))))
+	r, c := testRemote(t, i.URL)
+	r.keyAge = 20 * time.Minute
+	if set, err := r.load(t.Context(), c.now()); err != nil || len(set.keys) != 2 {
+		t.Fatal(set, err)
+	}
+	i.answers(forADay(setOf(edJWK("b"))))
+	if set, err := r.load(t.Context(), c.pass(10*time.Minute)); err != nil || len(set.keys) != 2 || i.hits.Load() != 1 {
+		t.Errorf("half way: got %v (%v) after %d fetches", set, err, i.hits.Load())
+	}
+	// Nobody asked for a long time: the first one waits for the new set.
+	if set, err := r.load(t.Context(), c.pass(15*time.Minute)); err != nil || len(set.keys) != 1 {
+		t.Errorf("after max_key_age: got %v (%v), want the key that is left", set, err)
+	}
+	i.answers(failing)
+	if set, err := r.load(t.Context(), c.pass(25*time.Minute)); err != nil || len(set.keys) != 1 {
+		t.Errorf("while the server fails: got %v (%v), want the last good ones", set, err)
+	}
+	hits := i.hits.Load()
+	if set, err := r.load(t.Context(), c.pass(time.Second)); err != nil || len(set.keys) != 1 || i.hits.Load() != hits {
+		t.Errorf("a second later: got %v (%v) after %d more fetches", set, err, i.hits.Load()-hits)
 	}
 }
 

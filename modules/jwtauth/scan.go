@@ -11,6 +11,9 @@ import (
 // maxDepth is how deep the values in a token may be nested.
 const maxDepth = 64
 
+// fewNames is how many names of an object are compared one by one.
+const fewNames = 32
+
 var errJSON = errors.New("it is not one JSON object in UTF-8 with each name once")
 
 // member is a name of a JSON object with its value as it is written.
@@ -56,6 +59,7 @@ func (s *scan) object(list []member, depth int) ([]member, bool) {
 		return list, false
 	}
 	first := len(list)
+	var names map[string]bool // of an object with many
 	s.space()
 	if s.take('}') {
 		return list, true
@@ -68,8 +72,25 @@ func (s *scan) object(list []member, depth int) ([]member, bool) {
 		}
 		name, ok := plain(s.b[from:s.i])
 		s.space()
-		if !ok || !s.take(':') || named(list[first:], string(name)) >= 0 {
+		if !ok || !s.take(':') {
 			return list, false
+		}
+		switch n := len(list) - first; {
+		case n < fewNames:
+			if named(list[first:], string(name)) >= 0 {
+				return list, false
+			}
+		case names == nil:
+			names = make(map[string]bool, 2*fewNames)
+			for _, m := range list[first:] {
+				names[string(m.name)] = true
+			}
+			fallthrough
+		default:
+			if names[string(name)] {
+				return list, false
+			}
+			names[string(name)] = true
 		}
 		s.space()
 		from = s.i

@@ -18,28 +18,41 @@ type source interface {
 	current(now time.Time) *keySet
 	// load is current, and waits where there is none yet. Its error is a refusal.
 	load(ctx context.Context, now time.Time) (*keySet, error)
-	// newer looks for a set that is newer than old, for a token whose key is not in old. It returns
-	// old where there is none.
-	newer(ctx context.Context, now time.Time, old *keySet) *keySet
+	// newer looks for a set that is newer than old, for the sake of a token that old does not verify. It
+	// returns old where there is none. Its error is a refusal: it could not look, so that the key may be
+	// there by now.
+	newer(ctx context.Context, now time.Time, old *keySet, why doubt) (*keySet, error)
 	// fetched is when the set in force came from elsewhere; the zero time where it is always at hand.
 	fetched() time.Time
 }
 
+// doubt is why a newer set is looked for.
+type doubt int
+
+const (
+	unknownKid     doubt = iota // no key has the token's kid
+	otherSignature              // a key has it, or the token has none, and the signature is another one's
+)
+
 // fixed is a source whose keys never change.
 type fixed struct{ set *keySet }
 
-func (f fixed) current(time.Time) *keySet                                 { return f.set }
-func (f fixed) load(context.Context, time.Time) (*keySet, error)          { return f.set, nil }
-func (f fixed) newer(_ context.Context, _ time.Time, old *keySet) *keySet { return old }
-func (f fixed) fetched() time.Time                                        { return time.Time{} }
+func (f fixed) current(time.Time) *keySet                        { return f.set }
+func (f fixed) load(context.Context, time.Time) (*keySet, error) { return f.set, nil }
+func (f fixed) newer(_ context.Context, _ time.Time, old *keySet, _ doubt) (*keySet, error) {
+	return old, nil
+}
+func (f fixed) fetched() time.Time { return time.Time{} }
 
-// atHand are the keys of a source that the configuration itself has, or a file; nil for other sources.
+// atHand are the keys of a source that the configuration itself has, a file or a secret; nil for other sources.
 func atHand(s source) *keySet {
 	switch s := s.(type) {
 	case fixed:
 		return s.set
 	case *file:
 		return s.set.Load()
+	case *secretKeys:
+		return s.current(time.Now())
 	}
 	return nil
 }
@@ -92,8 +105,8 @@ func (s *secretKeys) load(_ context.Context, now time.Time) (*keySet, error) {
 	return nil, unavailable(0, err)
 }
 
-func (s *secretKeys) newer(_ context.Context, now time.Time, old *keySet) *keySet {
-	return cmp.Or(s.current(now), old)
+func (s *secretKeys) newer(_ context.Context, now time.Time, old *keySet, _ doubt) (*keySet, error) {
+	return cmp.Or(s.current(now), old), nil
 }
 
 func (s *secretKeys) fetched() time.Time { return time.Time{} }
@@ -170,8 +183,8 @@ func (b *bundled) load(ctx context.Context, _ time.Time) (*keySet, error) {
 	return g.set, nil
 }
 
-func (b *bundled) newer(_ context.Context, now time.Time, old *keySet) *keySet {
-	return cmp.Or(b.current(now), old)
+func (b *bundled) newer(_ context.Context, now time.Time, old *keySet, _ doubt) (*keySet, error) {
+	return cmp.Or(b.current(now), old), nil
 }
 
 func (b *bundled) fetched() time.Time { return time.Time{} }

@@ -88,12 +88,12 @@ func TestKeysOutliveAReload(t *testing.T) {
 		t.Errorf("after a reload: got %d, want 200", a.status)
 	}
 	for range 50 { // a flood of unknown keys
-		if a := askWith(second, sign(t, `{"alg":"RS256","kid":"unknown"}`, good(nil), keys().rsa)); a.status != http.StatusUnauthorized {
-			t.Fatalf("an unknown key: got %d, want 401", a.status)
+		if a := askWith(second, sign(t, `{"alg":"RS256","kid":"unknown"}`, good(nil), keys().rsa)); a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
+			t.Fatalf("an unknown key while the server fails: got %d, want 503 with Retry-After", a.status)
 		}
 	}
-	if got := s.hits.Load(); got != 1 {
-		t.Errorf("got %d fetches, want 1", got)
+	if got := s.hits.Load(); got > 6 {
+		t.Errorf("got %d fetches, want 6 at most", got)
 	}
 }
 

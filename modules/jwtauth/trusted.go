@@ -25,8 +25,9 @@ type Trusted struct {
 	// backend's keys its audience, with other keys aud is not checked, so that a token which the
 	// issuer made for another API passes too.
 	Audience []string `json:"audience,omitempty"`
-	// Algorithms are those that tokens may be signed with, of the ones that the key is for. Default: all
-	// that the key is for.
+	// Algorithms are those that tokens may be signed with: of the one that a key names, or of those that
+	// a key can have which names none, such as a PEM or a plain secret. A list that no key can serve is an error.
+	// Default: the one that a key names, or else HS256, RS256, EdDSA, and the one of the curve.
 	Algorithms []string `json:"algorithms,omitempty"`
 	// Secret names a secret set of the app gatehouse: raw bytes (at least 32) for HS256, or a PEM
 	// PUBLIC KEY or PRIVATE KEY. Every version of the set that is in force verifies.
@@ -45,6 +46,9 @@ type Trusted struct {
 	// StaleFor is how long fetched keys serve on after the time at which they should have been fetched
 	// again, while their server fails; 0s to 168h. Then the answer is 503. Default: 12h.
 	StaleFor *unit.Duration `json:"stale_for,omitempty"`
+	// MaxKeyAge is how old fetched keys may be before they are fetched again, whatever Cache-Control says, so
+	// that a key that the issuer took away ends; 1m to 24h. While the server fails StaleFor holds. Default: 1h.
+	MaxKeyAge *unit.Duration `json:"max_key_age,omitempty"`
 	// Insecure allows keys and metadata by plain http from any machine. Default: false.
 	Insecure bool `json:"insecure,omitempty"`
 }
@@ -68,6 +72,9 @@ func (t *Trusted) Validate() error {
 		return errors.New("audience must not be empty")
 	case t.StaleFor != nil && (*t.StaleFor < 0 || t.StaleFor.Std() > maxStale):
 		return fmt.Errorf("stale_for must be from 0s to 168h, not %s", t.StaleFor)
+	}
+	if t.MaxKeyAge != nil && (t.MaxKeyAge.Std() < time.Minute || t.MaxKeyAge.Std() > refreshMost) {
+		return fmt.Errorf("max_key_age must be from 1m to 24h, not %s", t.MaxKeyAge)
 	}
 	for _, alg := range t.Algorithms {
 		if alg == "none" {
@@ -100,6 +107,13 @@ func checkIssuerURL(issuer string, insecure bool) error {
 	return checkURL("issuer", issuer, insecure)
 }
 
+func (t *Trusted) maxKeyAge() time.Duration {
+	if t.MaxKeyAge == nil {
+		return defaultKeyAge
+	}
+	return t.MaxKeyAge.Std()
+}
+
 func (t *Trusted) staleFor() time.Duration {
 	if t.StaleFor == nil {
 		return defaultStale
@@ -117,6 +131,9 @@ func (t Trusted) over(all Trusted) Trusted {
 	}
 	if t.StaleFor == nil {
 		t.StaleFor = all.StaleFor
+	}
+	if t.MaxKeyAge == nil {
+		t.MaxKeyAge = all.MaxKeyAge
 	}
 	t.Insecure = t.Insecure || all.Insecure
 	return t

@@ -1,18 +1,18 @@
 package jwtauth
 
 import (
+	"cmp"
 	"context"
+	"crypto/rsa"
 	"encoding/base64"
 	"errors"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 )
-
-// maxToken is the greatest length of a token in bytes.
-const maxToken = 8 << 10
 
 // revoker knows the tokens that were taken back.
 type revoker interface {
@@ -44,13 +44,13 @@ func newVerifier(p Policy, revoked func(context.Context) (revoker, error), provi
 // check says who a token is for, and counts the use of the key. Its error is a refusal, or that of a
 // client that left.
 func (v *verifier) check(ctx context.Context, raw string, now time.Time) (*identity, outcome, error) {
-	if err := tooLong(raw); err != nil {
+	if err := v.tooLong(raw); err != nil {
 		return nil, malformedToken, err
 	}
 	k, o := keyOf(v.owner, raw), passedCached
 	id, ok := verified.get(k, now)
 	if !ok {
-		err := form(raw)
+		err := v.form(raw)
 		if err != nil {
 			return nil, malformedToken, err
 		}
@@ -69,15 +69,22 @@ func (v *verifier) check(ctx context.Context, raw string, now time.Time) (*ident
 
 func errRevoked() error { return invalid(revoked, "The token was revoked.") }
 
-func tooLong(raw string) error {
-	if len(raw) > maxToken {
-		return invalid(malformedToken, "The token is longer than 8192 bytes.")
+func (v *verifier) tooLong(raw string) error {
+	if len(raw) > v.maxSize() {
+		return invalid(malformedToken, "The token is longer than "+strconv.Itoa(v.maxSize())+" bytes.")
 	}
 	return nil
 }
 
-func form(raw string) error {
-	if err := tooLong(raw); err != nil {
+func (v *verifier) maxSize() int { return int(cmp.Or(v.policy.MaxSize, maxMaxSize)) }
+
+// fields are the headers that the app behind gets.
+func (v *verifier) fields(c *claims, subject string) ([]field, error) {
+	return v.headers.fields(c, subject, v.policy.ClaimTooLarge == "drop")
+}
+
+func (v *verifier) form(raw string) error {
+	if err := v.tooLong(raw); err != nil {
 		return err
 	}
 	if !compact(raw) {
@@ -159,24 +166,61 @@ func (v *verifier) issuedBy(c *claims) (*provider, error) {
 func (p *provider) verifying(ctx context.Context, t *jwt.Token, kid string, set *keySet, now time.Time) (*key, *keySet, error) {
 	alg, _ := t.Header["alg"].(string)
 	fit, known := set.find(kid, alg, p.algs)
-	if len(fit) == 0 && !known {
-		set = p.source.newer(ctx, now, set)
+	if !known {
+		newer, err := p.source.newer(ctx, now, set, unknownKid)
+		if err != nil {
+			return nil, nil, err // who knows whether the key is there by now
+		}
+		set = newer
 		fit, known = set.find(kid, alg, p.algs)
 	}
-	switch {
-	case !known:
+	if !known {
 		return nil, nil, invalid(unknownKey, "The token is signed with an unknown key.")
-	case len(fit) == 0:
-		return nil, nil, invalid(unsupportedAlgorithm, "The algorithm of the token is not the one of its key.")
 	}
-	signed := t.Raw[:strings.LastIndexByte(t.Raw, '.')]
-	for _, k := range fit {
-		if t.Method.Verify(signed, t.Signature, k.key) == nil {
-			return k, set, nil
+	if k := signer(t, fit); k != nil {
+		return k, set, nil
+	}
+	// An issuer may have put another key under the same kid, or uses none.
+	if newer, err := p.source.newer(ctx, now, set, otherSignature); err == nil && newer != set {
+		if fit, known = newer.find(kid, alg, p.algs); known {
+			set = newer
+			if k := signer(t, fit); k != nil {
+				return k, set, nil
+			}
 		}
+	}
+	if len(fit) == 0 {
+		return nil, nil, invalid(unsupportedAlgorithm, "The algorithm of the token is not the one of its key.")
 	}
 	return nil, nil, invalid(invalidSignature, "The signature of the token does not verify.")
 }
+
+// signer is the one of the keys that verifies the signature, nil if none does.
+func signer(t *jwt.Token, fit []*key) *key {
+	signed := t.Raw[:strings.LastIndexByte(t.Raw, '.')]
+	method := t.Method
+	if strict, ok := strictPSS[method.Alg()]; ok {
+		method = strict
+	}
+	for _, k := range fit {
+		if method.Verify(signed, t.Signature, k.key) == nil {
+			return k
+		}
+	}
+	return nil
+}
+
+// strictPSS are the algorithms PS* with salts of the length of the hash (RFC 7518 section 3.5), where the
+// library takes any.
+var strictPSS = func() map[string]jwt.SigningMethod {
+	all := map[string]jwt.SigningMethod{}
+	for _, m := range []*jwt.SigningMethodRSAPSS{jwt.SigningMethodPS256, jwt.SigningMethodPS384, jwt.SigningMethodPS512} {
+		strict := *m
+		strict.VerifyOptions = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
+		all[m.Alg()] = &strict
+	}
+	return all
+}()
 
 // identify checks what the claims say.
 func (v *verifier) identify(c *claims, p *provider, set *keySet, k *key, now time.Time) (*identity, error) {
@@ -190,11 +234,11 @@ func (v *verifier) identify(c *claims, p *provider, set *keySet, k *key, now tim
 			return nil, err
 		}
 	}
-	subject, err := c.subject()
+	subject, err := c.subject(v.policy.NumericSubject)
 	if err != nil {
 		return nil, err
 	}
-	fields, err := v.headers.fields(c, subject)
+	fields, err := v.fields(c, subject)
 	if err != nil {
 		return nil, err
 	}
@@ -202,8 +246,8 @@ func (v *verifier) identify(c *claims, p *provider, set *keySet, k *key, now tim
 	if id.iss == "" {
 		id.iss, _ = c.str("iss")
 	}
-	id.jti, _ = c.str("jti")
-	id.sid, _ = c.str("sid")
+	id.jti, _ = text(decode(c.raw("jti"))) // some issuers write numbers
+	id.sid, _ = text(decode(c.raw("sid")))
 	id.outcome, id.recent = v.policy.judge(c, now)
 	return id, nil
 }

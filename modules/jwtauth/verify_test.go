@@ -137,10 +137,12 @@ func TestCacheForgets(t *testing.T) {
 // switching is a source whose set a test replaces.
 type switching struct{ set *keySet }
 
-func (s *switching) current(time.Time) *keySet                         { return s.set }
-func (s *switching) load(context.Context, time.Time) (*keySet, error)  { return s.set, nil }
-func (s *switching) newer(context.Context, time.Time, *keySet) *keySet { return s.set }
-func (s *switching) fetched() time.Time                                { return time.Time{} }
+func (s *switching) current(time.Time) *keySet                        { return s.set }
+func (s *switching) load(context.Context, time.Time) (*keySet, error) { return s.set, nil }
+func (s *switching) newer(context.Context, time.Time, *keySet, doubt) (*keySet, error) {
+	return s.set, nil
+}
+func (s *switching) fetched() time.Time { return time.Time{} }
 
 func TestHeaderValue(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -165,7 +167,7 @@ func TestHeaderValue(t *testing.T) {
 		if err := cl.UnmarshalJSON([]byte(`{"c":` + c.json + `}`)); err != nil {
 			t.Fatal(err)
 		}
-		fields, err := claimHeaders{{"c", "X-C"}}.fields(&cl, "")
+		fields, err := claimHeaders{{"c", "X-C"}}.fields(&cl, "", false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +177,7 @@ func TestHeaderValue(t *testing.T) {
 	}
 	var null claims
 	_ = null.UnmarshalJSON([]byte(`{"c":null}`))
-	if fields, err := (claimHeaders{{"c", "X-C"}, {"d", "X-D"}}).fields(&null, ""); err != nil || len(fields) != 0 {
+	if fields, err := (claimHeaders{{"c", "X-C"}, {"d", "X-D"}}).fields(&null, "", false); err != nil || len(fields) != 0 {
 		t.Errorf("null and absent: got %v (%v), want no header", fields, err)
 	}
 }

@@ -1,0 +1,185 @@
+package jwtauth_test
+
+import (
+	"crypto"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/modtest"
+)
+
+// groups are so many ids of groups as an issuer writes them.
+func groups(n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("6f1a2b3c-4d5e-6f70-8192-%012d", i)
+	}
+	return all
+}
+
+// TestTokensAsIssuersMakeThem: what real issuers write, where it is sloppier than the RFCs.
+func TestTokensAsIssuersMakeThem(t *testing.T) {
+	const big = "an id that is longer than all that fits"
+	for name, c := range map[string]struct {
+		options string
+		claims  claims
+		status  int
+		body    string // the subject, X-User-Id and X-Roles
+	}{
+		"dots-in-a-name":         {"require claim resource_access.com.acme.api.roles editor", claims{"resource_access": claims{"com.acme.api": claims{"roles": []string{"editor"}}}}, 200, "user-1|user-1|"},
+		"dots-in-the-first-name": {"require claim com.acme.roles editor", claims{"com.acme": claims{"roles": "editor"}}, 200, "user-1|user-1|"},
+		"dots-all-the-way":       {"require claim a.b.c editor", claims{"a": claims{"b": claims{"c": "editor"}}}, 200, "user-1|user-1|"},
+		"a-dead-end-first":       {"require claim a.b.c editor", claims{"a.b": claims{"d": 1}, "a": claims{"b.c": "editor"}}, 200, "user-1|user-1|"},
+		"quoted":                 {"require claim `resource_access.\"com.acme.api\".roles` editor", claims{"resource_access": claims{"com.acme.api": claims{"roles": "editor"}}}, 200, "user-1|user-1|"},
+		"quoted-is-literal":      {"require claim `a.\"b.c\"` editor", claims{"a": claims{"b": claims{"c": "editor"}}}, 403, ""},
+		"url-as-a-name":          {"require claim https://acme.example/roles editor", claims{"https://acme.example/roles": []string{"editor"}}, 200, "user-1|user-1|"},
+		"no-such-path":           {"require claim a.b.c editor", claims{"a": claims{"b": "c"}}, 403, ""},
+
+		"sub-empty":       {"", claims{"sub": ""}, 200, "||"},
+		"sub-null":        {"", claims{"sub": nil}, 200, "||"},
+		"sub-number":      {"", claims{"sub": 42}, 401, ""},
+		"sub-number-may":  {"numeric_subject", claims{"sub": 42}, 200, "42|42|"},
+		"sub-fraction":    {"numeric_subject", claims{"sub": 1.5}, 401, ""},
+		"sub-true":        {"numeric_subject", claims{"sub": true}, 401, ""},
+		"jti-number":      {"", claims{"jti": 4711, "sid": 12}, 200, "user-1|user-1|"},
+		"200-groups":      {"claim_header groups X-Roles", claims{"groups": groups(200)}, 200, "user-1|user-1|" + strings.Join(groups(200), ",")},
+		"220-groups":      {"claim_header groups X-Roles", claims{"groups": groups(220)}, 401, ""},
+		"220-groups-drop": {"claim_header groups X-Roles\nclaim_too_large drop", claims{"groups": groups(220)}, 200, "user-1|user-1|"},
+		"max-size":        {"max_size 1KiB", claims{"x": strings.Repeat(big, 30)}, 401, ""},
+		"long":            {"", claims{"x": strings.Repeat("x", 200<<10)}, 200, "user-1|user-1|"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := gateway(t, "jwks file "+keyFile(t, publicSet(t))+"\nissuer https://idp.example\naudience api\nclaim_header sub X-User-Id\n"+c.options)
+			token := sign(t, r1, good(c.claims), keys().rsa)
+			for range 2 {
+				if a := askWith(g, token); a.status != c.status || c.body != "" && a.body != c.body {
+					t.Errorf("got %d %s, want %d %s", a.status, a.body, c.status, c.body)
+				}
+			}
+		})
+	}
+	// What does not fit says which option helps.
+	g := gateway(t, "jwks file "+keyFile(t, publicSet(t))+"\nclaim_header groups X-Groups")
+	if a := askWith(g, sign(t, r1, good(claims{"groups": groups(220)}), keys().rsa)); !strings.Contains(a.body, "claim_too_large drop") || !strings.Contains(a.body, "X-Groups") {
+		t.Errorf("got %s, want the claim, its header and the option", a.body)
+	}
+}
+
+// signedWith signs by an algorithm that sign does not know.
+func signedWith(t *testing.T, alg, kid, payload string, key any) string {
+	t.Helper()
+	header := `{"alg":"` + alg + `","kid":"` + kid + `"}`
+	if kid == "" {
+		header = `{"alg":"` + alg + `"}`
+	}
+	in := b64([]byte(header)) + "." + b64([]byte(payload))
+	var sig []byte
+	var err error
+	hash := map[byte]crypto.Hash{'2': crypto.SHA256, '3': crypto.SHA384, '5': crypto.SHA512}[alg[2]]
+	h := hash.New()
+	h.Write([]byte(in))
+	switch k := key.(type) {
+	case []byte:
+		mac := hmac.New(hash.New, k)
+		mac.Write([]byte(in))
+		sig = mac.Sum(nil)
+	case *rsa.PrivateKey:
+		if alg[0] == 'R' {
+			sig, err = rsa.SignPKCS1v15(rand.Reader, k, hash, h.Sum(nil))
+		} else {
+			sig, err = rsa.SignPSS(rand.Reader, k, hash, h.Sum(nil), &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in + "." + b64(sig)
+}
+
+// TestAlgorithmsOfKeysThatNameNone: the list says what a plain secret, a PEM or a JWK without alg is for.
+func TestAlgorithmsOfKeysThatNameNone(t *testing.T) {
+	secret := []byte(strings.Repeat("0123456789abcdef", 4))
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "secret"), secret, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	without := jwk(t, "r1", "", keys().rsa.Public())
+	pinned := jwk(t, "r1", "RS256", keys().rsa.Public())
+	all := []string{"HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+	for name, c := range map[string]struct {
+		source, algorithms string
+		kid                string
+		key                any
+		want               string
+	}{
+		"secret":            {"secret jwt", "", "", secret, "HS256"},
+		"secret-hs512":      {"secret jwt", "HS512", "", secret, "HS512"},
+		"secret-two":        {"secret jwt", "HS384 HS256", "", secret, "HS256 HS384"},
+		"secret-and-others": {"secret jwt", "RS256 HS384", "", secret, "HS384"},
+		"jwk-without-alg":   {"jwks file " + keyFile(t, jwks(t, without)), "", "r1", keys().rsa, "RS256"},
+		"jwk-list":          {"jwks file " + keyFile(t, jwks(t, without)), "PS256 RS512", "r1", keys().rsa, "RS512 PS256"},
+		"jwk-pinned":        {"jwks file " + keyFile(t, jwks(t, pinned)), "PS256 RS256", "r1", keys().rsa, "RS256"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			options := c.source
+			if c.algorithms != "" {
+				options += "\nalgorithms " + c.algorithms
+			}
+			g := modtest.Start(t, fmt.Sprintf("{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t\tsecret jwt file %s/secret\n\t}\n}\n:80 {\n\tjwt_auth {\n%s\n\t}\n\trespond ok\n}\n", dir, options))
+			var got []string
+			for _, alg := range all {
+				if _, plain := c.key.([]byte); plain != strings.HasPrefix(alg, "HS") {
+					continue
+				}
+				switch a := askWith(g, signedWith(t, alg, c.kid, good(nil), c.key)); a.status {
+				case http.StatusOK:
+					got = append(got, alg)
+				case http.StatusUnauthorized:
+				default:
+					t.Errorf("%s: got %d %s", alg, a.status, a.body)
+				}
+			}
+			if strings.Join(got, " ") != c.want {
+				t.Errorf("got %v, want %s", got, c.want)
+			}
+		})
+	}
+	for name, options := range map[string]string{
+		"secret":     "secret jwt\nalgorithms RS256",
+		"short":      "secret short\nalgorithms HS512",
+		"pinned":     "jwks file " + keyFile(t, jwks(t, pinned)) + "\nalgorithms PS256",
+		"other-kind": "jwks file " + keyFile(t, jwks(t, without)) + "\nalgorithms ES256",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "short"), secret[:40], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := modtest.TryStart(t, fmt.Sprintf("{\n\tgatehouse {\n\t\tdata_dir @@data@@\n\t\tsecret jwt file %[1]s/secret\n\t\tsecret short file %[1]s/short\n\t}\n}\n:80 {\n\tjwt_auth {\n%[2]s\n\t}\n\trespond ok\n}\n", dir, options))
+		if err == nil || !strings.Contains(err.Error(), "algorithms") {
+			t.Errorf("%s: got %v, want that no key is for the algorithms", name, err)
+		}
+	}
+}
+
+// TestSaltsOfPSS: a salt has the length of the hash (RFC 7518 section 3.5).
+func TestSaltsOfPSS(t *testing.T) {
+	g := gateway(t, "jwks file "+keyFile(t, jwks(t, jwk(t, "r1", "PS256", keys().rsa.Public()))))
+	for length, want := range map[int]int{rsa.PSSSaltLengthEqualsHash: 200, 20: 401, 1: 401, rsa.PSSSaltLengthAuto: 401} {
+		in := b64([]byte(`{"alg":"PS256","kid":"r1"}`)) + "." + b64([]byte(good(nil)))
+		sum := sha256.Sum256([]byte(in))
+		sig, err := rsa.SignPSS(rand.Reader, keys().rsa, crypto.SHA256, sum[:], &rsa.PSSOptions{SaltLength: length})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := askWith(g, in+"."+b64(sig)); a.status != want {
+			t.Errorf("a salt of %d: got %d, want %d", length, a.status, want)
+		}
+	}
+}
