@@ -47,14 +47,21 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 //		identity                           # beside them the tokens of the identity backend
 //		from         header                # repeatable, in order; default: header
 //		from         cookie NAME
+//		from         header NAME [PREFIX]  # another header than Authorization: Bearer
 //		from         query NAME            # taken out of the URL
+//		from         websocket_protocol [PREFIX] # taken out of Sec-WebSocket-Protocol
 //		type         at+jwt                # or JWT; default: either, or none
 //		require      scope SCOPE...        # all of them; repeatable, as the next five: every line must hold
 //		require      role ROLE...          # any of them
 //		require      claim NAME VALUE...   # any of them; a dotted path leads into objects, names in quotes as they stand
 //		require      acr VALUE...          # any of them
 //		require      max_age DURATION      # since auth_time
+//		any {                              # repeatable: one of its lines must hold
+//			require scope | role | claim …
+//		}
 //		claim_header CLAIM HEADER          # repeatable
+//		resource_metadata URL              # named in challenges (RFC 9728)
+//		end_websockets                     # when their token expires
 //		leeway       DURATION              # 0s to 5m, default 30s
 //		max_size     SIZE                  # of a token, up to 1MiB; default what the server lets pass
 //		claim_too_large refuse|drop        # where a claim does not fit into its header; default refuse
@@ -72,11 +79,14 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		dispense.Option{Name: "from", Repeats: true, Parse: h.parseFrom},
 		dispense.Option{Name: "type", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &h.Type) }},
 		dispense.Option{Name: "require", Repeats: true, Parse: h.parseRequire},
+		dispense.Option{Name: "any", Repeats: true, Parse: h.parseAny},
 		dispense.Option{Name: "claim_header", Repeats: true, Parse: h.parseClaimHeader},
 		dispense.Option{Name: "leeway", Parse: func(d *caddyfile.Dispenser) error {
 			h.Leeway = new(unit.Duration)
 			return dispense.Duration(d, h.Leeway)
 		}},
+		dispense.Option{Name: "resource_metadata", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &h.ResourceMetadata) }},
+		dispense.Option{Name: "end_websockets", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &h.EndWebSockets) }},
 		dispense.Option{Name: "max_size", Parse: func(d *caddyfile.Dispenser) error { return dispense.Size(d, &h.MaxSize) }},
 		dispense.Option{Name: "claim_too_large", Parse: func(d *caddyfile.Dispenser) error { return dispense.String(d, &h.ClaimTooLarge) }},
 		dispense.Option{Name: "numeric_subject", Parse: func(d *caddyfile.Dispenser) error { return dispense.Flag(d, &h.NumericSubject) }},
@@ -166,23 +176,61 @@ func (t *Trusted) parseKey(d *caddyfile.Dispenser) error {
 
 func (h *Handler) parseFrom(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
-	if len(args) == 0 || len(args) > 2 {
-		return d.Err("from needs a place, such as: from header, from cookie session, or: from query access_token")
+	if len(args) == 0 || len(args) > 3 {
+		return d.Err("from needs a place, such as: from header, from header Cf-Access-Jwt-Assertion, from cookie session, from query access_token, or: from websocket_protocol")
 	}
 	f := From{In: args[0]}
-	if len(args) == 2 {
-		f.Name = args[1]
+	switch rest := args[1:]; {
+	case len(rest) == 0:
+	case f.In == inProtocol && len(rest) == 1:
+		f.Prefix = rest[0]
+	case f.In == inProtocol:
+		return d.Errf("from websocket_protocol: %q is one value too many", rest[1])
+	default:
+		if f.Name = rest[0]; len(rest) == 2 {
+			f.Prefix = rest[1]
+		}
 	}
 	h.From = append(h.From, f)
 	return nil
 }
 
 func (h *Handler) parseRequire(d *caddyfile.Dispenser) error {
+	r, err := parseRule(d)
+	if err == nil {
+		h.Require = append(h.Require, r)
+	}
+	return err
+}
+
+// parseAny reads a block of requirements of which one must hold.
+func (h *Handler) parseAny(d *caddyfile.Dispenser) error {
+	if err := dispense.End(d, "any"); err != nil {
+		return err
+	}
+	var any Rule
+	err := dispense.Block(d, "any", dispense.Option{Name: "require", Repeats: true, Parse: func(d *caddyfile.Dispenser) error {
+		r, err := parseRule(d)
+		if err == nil {
+			any.Any = append(any.Any, r)
+		}
+		return err
+	}})
+	if err != nil {
+		return err
+	}
+	if len(any.Any) == 0 {
+		return d.Err("any needs a block of requirements, such as: any { require scope orders:read }")
+	}
+	h.Require = append(h.Require, any)
+	return nil
+}
+
+func parseRule(d *caddyfile.Dispenser) (r Rule, err error) {
 	args := d.RemainingArgs()
 	if len(args) < 2 {
-		return d.Err("require needs a kind and values, such as: require scope orders:read, require role admin, require claim plan pro, require acr gold, or: require max_age 15m")
+		return r, d.Err("require needs a kind and values, such as: require scope orders:read, require role admin, require claim plan pro, require acr gold, or: require max_age 15m")
 	}
-	var r Rule
 	switch kind, values := args[0], args[1:]; kind {
 	case "scope":
 		r.Scope = values
@@ -194,18 +242,17 @@ func (h *Handler) parseRequire(d *caddyfile.Dispenser) error {
 		r.ACR = values
 	case "max_age":
 		if len(values) > 1 {
-			return d.Errf("require max_age: %q is one value too many", values[1])
+			return r, d.Errf("require max_age: %q is one value too many", values[1])
 		}
 		age, err := unit.ParseDuration(values[0])
 		if err != nil || age == 0 {
-			return d.Errf("require max_age: %q is not a duration of at least 1s, write it as 15m", values[0])
+			return r, d.Errf("require max_age: %q is not a duration of at least 1s, write it as 15m", values[0])
 		}
 		r.MaxAge = age
 	default:
-		return d.Err(dispense.Unknown("kind of require", kind, []string{"scope", "role", "claim", "acr", "max_age"}))
+		return r, d.Err(dispense.Unknown("kind of require", kind, []string{"scope", "role", "claim", "acr", "max_age"}))
 	}
-	h.Require = append(h.Require, r)
-	return nil
+	return r, nil
 }
 
 func (h *Handler) parseClaimHeader(d *caddyfile.Dispenser) error {

@@ -87,6 +87,18 @@ func unavailable(retry time.Duration, cause error) error {
 	}, keysUnavailable}
 }
 
+// pointing is a refusal that tells clients where the metadata of this API are (RFC 9728 section 5.1).
+func (h *Handler) pointing(err error) error {
+	d, ok := err.(denial) //nolint:errorlint // what admit returns is never wrapped
+	if !ok || h.ResourceMetadata == "" {
+		return err
+	}
+	if values := d.problem.Header["Www-Authenticate"]; len(values) == 1 {
+		d.problem.Header["Www-Authenticate"] = []string{values[0] + `, resource_metadata="` + h.ResourceMetadata + `"`}
+	}
+	return d
+}
+
 // preflight says whether r is a CORS preflight, which a browser sends without credentials.
 func preflight(r *http.Request) bool {
 	return r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" && r.Header.Get("Origin") != ""

@@ -246,6 +246,12 @@ func (e *explainer) rules(c *claims) {
 // String is the rule as it is configured.
 func (r Rule) String() string {
 	switch {
+	case len(r.Any) > 0:
+		parts := make([]string, len(r.Any))
+		for i, one := range r.Any {
+			parts[i] = one.String()
+		}
+		return "any of: " + strings.Join(parts, "; ")
 	case len(r.Scope) > 0:
 		return "scope " + strings.Join(r.Scope, " ")
 	case len(r.Role) > 0:

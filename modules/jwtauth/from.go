@@ -16,24 +16,46 @@ const (
 	inHeader = "header"
 	inCookie = "cookie"
 	inQuery  = "query"
+	// inProtocol is Sec-WebSocket-Protocol, in which the API of browsers can send a text of the page's own.
+	inProtocol = "websocket_protocol"
 )
+
+var places = []string{inHeader, inCookie, inQuery, inProtocol}
 
 // From is a place where the token may be.
 type From struct {
-	// In is header for Authorization: Bearer, cookie, or query. A token in the query is taken out of the
+	// In is header, cookie, query or websocket_protocol. A token in the query is taken out of the
 	// URL, so that neither the access log nor the app behind sees it; what answers before jwt_auth, such as
 	// limit, is logged with the token unless the parameter is called token, access_token or id_token. The answer says Referrer-Policy: no-referrer.
+	//
+	// websocket_protocol is Sec-WebSocket-Protocol of a WebSocket's handshake: the one of the protocols that has
+	// the form of a token is taken out, and the app chooses among the others, of which browsers need one.
+	// Tokens in it, and in a header of another name, are not in the access log either.
 	In string `json:"in"`
-	// Name is that of the cookie or of the parameter of the query.
+	// Name is that of the header, the cookie or the parameter of the query. Default: of a header
+	// Authorization, with the prefix Bearer.
 	Name string `json:"name,omitempty"`
+	// Prefix is what stands before the token in a header of another name, or in the protocol. A space between
+	// the two does not matter. Default: none.
+	Prefix string `json:"prefix,omitempty"`
 }
 
 func (f From) validate() error {
 	switch {
-	case f.In != inHeader && f.In != inCookie && f.In != inQuery:
-		return errors.New(dispense.Unknown("place of the token", f.In, []string{inHeader, inCookie, inQuery}))
-	case f.In == inHeader && f.Name != "":
-		return errors.New("from header takes no name: the token is in Authorization: Bearer")
+	case !slices.Contains(places, f.In):
+		return errors.New(dispense.Unknown("place of the token", f.In, places))
+	case f.In == inHeader && f.Name != "" && (!fieldName(f.Name) || strings.Contains(f.Name, "_")):
+		return fmt.Errorf("from header: %q is not a header's name, use letters, digits and hyphens, such as: from header Cf-Access-Jwt-Assertion", f.Name)
+	case f.In == inHeader && http.CanonicalHeaderKey(f.Name) == "Authorization":
+		return errors.New("from header takes no name for Authorization: Bearer, write: from header")
+	case f.In == inHeader && slices.Contains(reserved, http.CanonicalHeaderKey(f.Name)):
+		return fmt.Errorf("from header: %s has a meaning of its own, choose another header", f.Name)
+	case f.In == inProtocol && f.Name != "":
+		return errors.New("from websocket_protocol takes no name")
+	case f.Prefix != "" && (f.In == inCookie || f.In == inQuery || f.In == inHeader && f.Name == ""):
+		return fmt.Errorf("from %s %s: %q is one value too many", f.In, f.Name, f.Prefix)
+	case strings.ContainsFunc(f.Prefix, func(c rune) bool { return c <= ' ' || c > '~' || c == ',' }):
+		return fmt.Errorf("from %s: the prefix %q has signs that are none of a header's value", f.In, f.Prefix)
 	case f.In == inCookie && !fieldName(f.Name):
 		return fmt.Errorf("from cookie: %q is not the name of a cookie, such as: from cookie session", f.Name)
 	case f.In == inQuery && f.Name == "":
@@ -48,6 +70,11 @@ func (f From) String() string {
 		return "the cookie " + f.Name
 	case inQuery:
 		return "the parameter " + f.Name + " of the query"
+	case inProtocol:
+		return "the header Sec-WebSocket-Protocol of a WebSocket"
+	}
+	if f.Name != "" {
+		return "the header " + f.Name
 	}
 	return "the header Authorization: Bearer"
 }
@@ -70,8 +97,9 @@ type found struct {
 	err   error
 	// redacted is what stood in the query, without the tokens; "" if there was none.
 	redacted string
-	cookie   bool    // the token came in one
-	outcome  outcome // what was decided
+	hidden   []string // headers that have a token, in canonical form
+	cookie   bool     // the token came in one
+	outcome  outcome  // what was decided
 }
 
 // find looks for the token, "" if there is none. It takes tokens out of the URL.
@@ -91,8 +119,14 @@ func (p *Policy) find(r *http.Request) (f found) {
 			f.cookie = f.token != ""
 		case inQuery:
 			f.token, f.err = one(taken[from.Name], from)
+		case inProtocol:
+			f.token, f.err = from.protocol(r, &f.hidden)
 		default:
-			f.token, f.err = bearer(r.Header)
+			if from.Name == "" {
+				f.token, f.err = bearer(r.Header)
+			} else {
+				f.token, f.err = from.header(r, &f.hidden)
+			}
 		}
 		if f.token != "" || f.err != nil {
 			break
@@ -122,6 +156,58 @@ func bearer(h http.Header) (string, error) {
 	return rest, nil
 }
 
+// header is the token in a header of another name than Authorization.
+func (f From) header(r *http.Request, hidden *[]string) (string, error) {
+	name := http.CanonicalHeaderKey(f.Name)
+	values := r.Header[name]
+	if len(values) > 0 {
+		*hidden = append(*hidden, name)
+	}
+	value, err := one(values, f)
+	if value == "" || err != nil || f.Prefix == "" {
+		return value, err
+	}
+	if len(value) < len(f.Prefix) || !strings.EqualFold(value[:len(f.Prefix)], f.Prefix) {
+		return "", nil
+	}
+	return strings.TrimLeft(value[len(f.Prefix):], " "), nil
+}
+
+const protocols = "Sec-Websocket-Protocol"
+
+// protocol is the token among the protocols of a WebSocket's handshake, and takes it from them.
+func (f From) protocol(r *http.Request, hidden *[]string) (string, error) {
+	if len(r.Header[protocols]) == 0 || !handshake(r) {
+		return "", nil
+	}
+	var tokens, others []string
+	for _, line := range r.Header[protocols] {
+		for p := range strings.SplitSeq(line, ",") {
+			p = strings.TrimSpace(p)
+			if token, ok := strings.CutPrefix(p, f.Prefix); ok && compact(token) {
+				tokens = append(tokens, token)
+			} else if p != "" {
+				others = append(others, p)
+			}
+		}
+	}
+	if len(tokens) == 0 {
+		return "", nil
+	}
+	*hidden = append(*hidden, protocols)
+	if len(others) == 0 {
+		delete(r.Header, protocols)
+	} else {
+		r.Header[protocols] = []string{strings.Join(others, ", ")}
+	}
+	return one(tokens, f)
+}
+
+// handshake says whether the request opens a WebSocket (RFC 6455 section 4.1, RFC 8441 section 5).
+func handshake(r *http.Request) bool {
+	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") || r.Method == http.MethodConnect && r.ProtoMajor >= 2
+}
+
 // cookie is the token in a cookie. Who can set a cookie for a neighbouring host could put a second one
 // of that name before it.
 func cookie(r *http.Request, name string) (string, error) {
@@ -129,7 +215,7 @@ func cookie(r *http.Request, name string) (string, error) {
 	for _, c := range r.CookiesNamed(name) {
 		values = append(values, c.Value)
 	}
-	return one(values, From{inCookie, name})
+	return one(values, From{In: inCookie, Name: name})
 }
 
 func one(values []string, from From) (string, error) {
@@ -167,7 +253,7 @@ func (p *Policy) splitQuery(raw string) (rest string, taken map[string][]string)
 		if n, err := url.QueryUnescape(name); err == nil {
 			name = n
 		}
-		if !slices.Contains(p.From, From{inQuery, name}) {
+		if !slices.Contains(p.From, From{In: inQuery, Name: name}) {
 			keep = append(keep, part)
 			continue
 		}

@@ -103,6 +103,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, p := range providers {
+		if _, ours := p.source.(*bundled); !ours && len(p.audience) == 0 {
+			h.log.Warn("jwt_auth has no audience: a token that the issuer made for another API passes too; name this one with audience", zap.String("keys", p.name), zap.String("issuer", p.issuer))
+		}
+	}
 	h.verifier = newVerifier(h.Policy, ref.Get, providers...)
 	if err = meter.Register(ctx, requestsTotal, fetches, ageCollector{}); err != nil {
 		return err
@@ -239,8 +244,8 @@ func (*Authenticator) CaddyModule() caddy.ModuleInfo {
 // Validate checks the settings.
 func (a *Authenticator) Validate() error {
 	for _, f := range a.From {
-		if f.In == inQuery {
-			return fmt.Errorf("from query: use the directive jwt_auth, a provider of authentication cannot keep the token out of the access log")
+		if f.In == inQuery || f.In == inProtocol || f.In == inHeader && f.Name != "" {
+			return fmt.Errorf("from %s: use the directive jwt_auth, a provider of authentication cannot keep the token out of the access log", f.In)
 		}
 	}
 	return a.Handler.Validate()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,13 +51,19 @@ type Policy struct {
 	// ClaimTooLarge says what happens where a claim does not fit into its header: "refuse" answers 401, "drop"
 	// leaves the header out. Default: refuse.
 	ClaimTooLarge string `json:"claim_too_large,omitempty"`
+	// ResourceMetadata is the URL of this API's metadata, which challenges name (RFC 9728). Default: none.
+	ResourceMetadata string `json:"resource_metadata,omitempty"`
+	// EndWebSockets closes a WebSocket when the token that it was opened with expires. Default: false.
+	EndWebSockets bool `json:"end_websockets,omitempty"`
 	// Optional lets requests without a token pass, without an identity. A token that is not valid is
 	// refused all the same. Default: false.
 	Optional bool `json:"optional,omitempty"`
 }
 
-// Rule is one requirement. Exactly one of Scope, Role, Claim, ACR and MaxAge is set.
+// Rule is one requirement. Exactly one of Any, Scope, Role, Claim, ACR and MaxAge is set.
 type Rule struct {
+	// Any are rules of which one must hold, each of them with Scope, Role or Claim.
+	Any []Rule `json:"any,omitempty"`
 	// Scope are scopes that the token must all have, in its claim scope or scp: words with spaces
 	// between them, or an array.
 	Scope []string `json:"scope,omitempty"`
@@ -98,6 +105,11 @@ func (p *Policy) Validate() error {
 		return fmt.Errorf("max_size must be from 1KiB to 1MiB, not %s", p.MaxSize)
 	case p.ClaimTooLarge != "" && !slices.Contains(tooLarge, p.ClaimTooLarge):
 		return errors.New(dispense.Unknown("claim_too_large", p.ClaimTooLarge, tooLarge))
+	}
+	if p.ResourceMetadata != "" {
+		if u, err := url.Parse(p.ResourceMetadata); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || strings.ContainsAny(p.ResourceMetadata, "\"\\ ") {
+			return fmt.Errorf("resource_metadata %q is not a URL, such as https://api.example.com/.well-known/oauth-protected-resource", p.ResourceMetadata)
+		}
 	}
 	if p.Type != "" && !slices.Contains(types, p.Type) {
 		return errors.New(dispense.Unknown("type", p.Type, types))
@@ -144,14 +156,22 @@ var reserved = []string{
 
 func (r Rule) validate() error {
 	set := 0
-	for _, given := range []bool{len(r.Scope) > 0, len(r.Role) > 0, r.Claim != "", len(r.ACR) > 0, r.MaxAge != 0} {
+	for _, given := range []bool{len(r.Any) > 0, len(r.Scope) > 0, len(r.Role) > 0, r.Claim != "", len(r.ACR) > 0, r.MaxAge != 0} {
 		if given {
 			set++
 		}
 	}
+	for _, one := range r.Any {
+		if len(one.Any) > 0 || len(one.ACR) > 0 || one.MaxAge != 0 {
+			return errors.New("any takes the requirements scope, role and claim")
+		}
+		if err := one.validate(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case set != 1:
-		return errors.New("a require rule needs exactly one of scope, role, claim, acr and max_age")
+		return errors.New("a require rule needs exactly one of any, scope, role, claim, acr and max_age")
 	case checkPath(r.Claim) != nil:
 		return fmt.Errorf("require claim: %w", checkPath(r.Claim))
 	case r.Claim != "" && len(r.Values) == 0:
@@ -245,6 +265,8 @@ func (p *Policy) judge(c *claims, now time.Time) (o outcome, recent int64) {
 // holds is for all rules but MaxAge, which depends on the time.
 func (r *Rule) holds(c *claims) bool {
 	switch {
+	case len(r.Any) > 0:
+		return slices.ContainsFunc(r.Any, func(one Rule) bool { return one.holds(c) })
 	case len(r.Scope) > 0:
 		has := c.scopes()
 		return !slices.ContainsFunc(r.Scope, func(s string) bool { return !slices.Contains(has, s) })

@@ -16,7 +16,7 @@ import (
 // ServeHTTP lets the request pass or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	f := h.verifier.policy.find(r)
-	if f.redacted != "" {
+	if f.redacted != "" || len(f.hidden) > 0 {
 		logged := f // kept by the log, so that others need not be
 		return h.serveRedacted(w, r, &logged, next)
 	}
@@ -26,9 +26,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, f *found, next caddyhttp.Handler) error {
 	u, err := h.admit(r, f)
 	if err != nil {
-		return h.refuse.Error(w, r, err)
+		return h.refuse.Error(w, r, h.pointing(err))
 	}
 	u.annotate(r)
+	if h.EndWebSockets && u.token != "" && handshake(r) {
+		w = ending(w, r, time.UnixMilli(u.until))
+	}
 	return next.ServeHTTP(w, r)
 }
 
@@ -102,8 +105,14 @@ func (u *user) setHeaders(r *http.Request) {
 	}
 }
 
-// serveRedacted serves a request whose token was in its URL, with logs that do not have it.
+// serveRedacted serves a request whose token was in its URL or in a header that is usually logged, with logs
+// that do not have it.
 func (h *Handler) serveRedacted(w http.ResponseWriter, r *http.Request, f *found, next caddyhttp.Handler) error {
+	outcome := func() zap.Field { return zap.Stringer(outcomeField, f.outcome) }
+	serve := func(w http.ResponseWriter, r *http.Request) error { return h.serve(w, r, f, next) }
+	if f.redacted == "" {
+		return h.logs.Serve(w, r, r.RequestURI, f.hidden, outcome, serve)
+	}
 	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		orig.URL.RawQuery, _ = h.verifier.policy.splitQuery(orig.URL.RawQuery) // which all copies of the request share
 		orig.RequestURI = orig.URL.RequestURI()
@@ -119,6 +128,5 @@ func (h *Handler) serveRedacted(w http.ResponseWriter, r *http.Request, f *found
 		uri += "?" + f.redacted[1:]
 	}
 	w.Header().Set("Referrer-Policy", "no-referrer") // or the next request has the URL in Referer
-	outcome := func() zap.Field { return zap.Stringer(outcomeField, f.outcome) }
-	return h.logs.Serve(w, r, uri, outcome, func(w http.ResponseWriter, r *http.Request) error { return h.serve(w, r, f, next) })
+	return h.logs.Serve(w, r, uri, f.hidden, outcome, serve)
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,6 +181,94 @@ func TestSaltsOfPSS(t *testing.T) {
 		}
 		if a := askWith(g, in+"."+b64(sig)); a.status != want {
 			t.Errorf("a salt of %d: got %d, want %d", length, a.status, want)
+		}
+	}
+}
+
+// TestWhereTokensAre: providers in front put the token into headers of their own.
+func TestWhereTokensAre(t *testing.T) {
+	token := sign(t, r1, good(nil), keys().rsa)
+	other := sign(t, r1, good(claims{"sub": "user-2"}), keys().rsa)
+	socket := func(values ...string) http.Header {
+		return http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Protocol": values}
+	}
+	for name, c := range map[string]struct {
+		from   string
+		header http.Header
+		status int
+		left   string // of Sec-WebSocket-Protocol
+	}{
+		"header":              {"from header Cf-Access-Jwt-Assertion", http.Header{"Cf-Access-Jwt-Assertion": {token}}, 200, ""},
+		"header-absent":       {"from header Cf-Access-Jwt-Assertion", http.Header{"Authorization": {"Bearer " + token}}, 401, ""},
+		"header-twice":        {"from header Cf-Access-Jwt-Assertion", http.Header{"Cf-Access-Jwt-Assertion": {token, other}}, 400, ""},
+		"header-prefix":       {"from header X-Forwarded-Authorization Bearer", http.Header{"X-Forwarded-Authorization": {"bearer " + token}}, 200, ""},
+		"header-other-prefix": {"from header X-Forwarded-Authorization Bearer", http.Header{"X-Forwarded-Authorization": {"Basic " + token}}, 401, ""},
+		"the-first-counts":    {"from header X-Token\nfrom header", http.Header{"X-Token": {token}, "Authorization": {"Bearer " + other}}, 200, ""},
+		"protocol":            {"from websocket_protocol", socket("chat, " + token), 200, "chat"},
+		"protocol-lines":      {"from websocket_protocol", socket("chat", "v2", token), 200, "chat, v2"},
+		"protocol-prefix":     {"from websocket_protocol jwt.", socket("jwt."+token, "chat"), 200, "chat"},
+		"protocol-alone":      {"from websocket_protocol", socket(token), 200, ""},
+		"protocol-two-tokens": {"from websocket_protocol", socket(token, other), 400, ""},
+		"protocol-of-none":    {"from websocket_protocol", socket("chat"), 401, ""},
+		"no-handshake":        {"from websocket_protocol", http.Header{"Sec-Websocket-Protocol": {token}}, 401, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, fmt.Sprintf(":80 {\n\tjwt_auth {\njwks file %s\n%s\n\t}\n\trespond \"{http.auth.user.id}|{header.Sec-WebSocket-Protocol}\"\n}\n", keyFile(t, publicSet(t)), c.from))
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			r.Header = c.header.Clone()
+			a := ask(g, r)
+			if a.status != c.status || c.status == 200 && a.body != "user-1|"+c.left {
+				t.Errorf("got %d %s, want %d and the protocols %q", a.status, a.body, c.status, c.left)
+			}
+		})
+	}
+	for _, from := range []string{"from header Authorization", "from header Host", "from header X_Token", "from header X-Token a b", "from websocket_protocol a b", "from header X-Token a,b", "from cookie c d"} {
+		if _, err := modtest.Adapt(":80 {\n\tjwt_auth {\n\t\t" + from + "\n\t}\n}\n"); err == nil || !strings.Contains(err.Error(), "from") {
+			t.Errorf("%s: got %v", from, err)
+		}
+	}
+}
+
+func TestAnyOf(t *testing.T) {
+	g := gateway(t, "jwks file "+keyFile(t, publicSet(t))+"\nrequire scope read\nany {\n\trequire scope admin\n\trequire claim roles Orders.Read\n\trequire role editor\n}")
+	for name, c := range map[string]struct {
+		claims claims
+		status int
+	}{
+		"none":          {nil, 403},
+		"a-claim":       {claims{"roles": []string{"Orders.Read"}}, 200},
+		"a-scope":       {claims{"scope": "read admin"}, 200},
+		"a-role":        {claims{"role": "editor"}, 200},
+		"not-the-other": {claims{"scope": "admin"}, 403},
+	} {
+		if a := askWith(g, sign(t, r1, good(c.claims), keys().rsa)); a.status != c.status {
+			t.Errorf("%s: got %d, want %d", name, a.status, c.status)
+		}
+	}
+	for text, want := range map[string]string{
+		"any":                                   "any",
+		"any {\n}":                              "any",
+		"any {\n\trequire acr gold\n}":          "any takes",
+		"any {\n\trequire claim x\n}":           "value",
+		"any x {\n\trequire scope a\n}":         "any",
+		"any {\n\trequires scope a\n}":          "require",
+		"any {\n\tany {\nrequire scope a\n}\n}": "any",
+		"any {\n\trequire max_age 5m\n}":        "any takes",
+	} {
+		if _, err := modtest.Adapt(":80 {\n\tjwt_auth {\n" + text + "\n\t}\n}\n"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestChallengesNameTheMetadata(t *testing.T) {
+	const url = "https://api.example.com/.well-known/oauth-protected-resource"
+	g := gateway(t, "jwks file "+keyFile(t, publicSet(t))+"\nrequire scope admin\nresource_metadata "+url)
+	for name, token := range map[string]string{"nonsense": "x", "scope": sign(t, r1, good(nil), keys().rsa)} {
+		for range 2 {
+			if a := askWith(g, token); strings.Count(a.challenge, `, resource_metadata="`+url+`"`) != 1 {
+				t.Errorf("%s: got the challenge %s", name, a.challenge)
+			}
 		}
 	}
 }

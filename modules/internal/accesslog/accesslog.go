@@ -35,15 +35,24 @@ type line struct {
 	fields  []func() zap.Field // of handlers, beside Caddy's own
 }
 
+func (l *line) redact(headers []string) {
+	for _, name := range headers {
+		if _, there := l.request.Header[name]; there {
+			l.request.Header[name] = []string{"REDACTED"}
+		}
+	}
+}
+
 const lineVar = "gatehouse.accesslog"
 
 // Serve serves the request with uri in the logs, in the place of its own, and REDACTED for the values of
-// parameters that are known to be secrets. Field is one more of the line in
+// parameters that are known to be secrets and of the headers of those names. Field is one more of the line in
 // the access log, asked for when the request is over; nil for none. Within another Serve of the same
 // request it changes that one's line.
-func (l *Logs) Serve(w http.ResponseWriter, r *http.Request, uri string, field func() zap.Field, next func(http.ResponseWriter, *http.Request) error) error {
+func (l *Logs) Serve(w http.ResponseWriter, r *http.Request, uri string, headers []string, field func() zap.Field, next func(http.ResponseWriter, *http.Request) error) error {
 	if outer, ok := caddyhttp.GetVar(r.Context(), lineVar).(*line); ok {
 		outer.request.RequestURI = hide(uri)
+		outer.redact(headers)
 		if field != nil {
 			outer.fields = append(outer.fields, field)
 		}
@@ -51,6 +60,7 @@ func (l *Logs) Serve(w http.ResponseWriter, r *http.Request, uri string, field f
 	}
 	logged := &line{request: r.Clone(r.Context())}
 	logged.request.RequestURI = hide(uri)
+	logged.redact(headers)
 	if field != nil {
 		logged.fields = append(logged.fields, field)
 	}

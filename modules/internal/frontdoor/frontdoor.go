@@ -175,7 +175,7 @@ func (d *door) MatchWithError(r *http.Request) (bool, error) {
 // the path as well. Signatures and tokens in the query stay out of the logs.
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if accesslog.HasSecret(r.URL.RawQuery) {
-		return d.logs.Serve(w, r, r.RequestURI, nil, func(w http.ResponseWriter, r *http.Request) error { return d.serve(w, r, next) })
+		return d.logs.Serve(w, r, r.RequestURI, nil, nil, func(w http.ResponseWriter, r *http.Request) error { return d.serve(w, r, next) })
 	}
 	return d.serve(w, r, next)
 }
