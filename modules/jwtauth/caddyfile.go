@@ -42,6 +42,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 //		max_key_age  DURATION              # 1m to 24h, default 1h: fetched keys are fetched again by then
 //		insecure                           # plain http for keys
 //		issuer       STRING {              # repeatable: further issuers, each with keys of its own
+//			allow CLAIM VALUE...           # for an issuer such as https://login.microsoftonline.com/{tid}/v2.0
 //			secret | jwks | key | audience | algorithms | stale_for | max_key_age | insecure
 //		}
 //		identity                           # beside them the tokens of the identity backend
@@ -132,7 +133,7 @@ func (h *Handler) parseIssuer(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("issuer: %q is one value too many", d.Val())
 	}
-	if err := dispense.Block(d, "issuer "+t.Issuer, t.options()...); err != nil {
+	if err := dispense.Block(d, "issuer "+t.Issuer, append(t.options(), dispense.Option{Name: "allow", Parse: t.parseAllow})...); err != nil {
 		return err
 	}
 	if t.bare() && h.Issuer == "" {
@@ -143,9 +144,19 @@ func (h *Handler) parseIssuer(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// parseAllow reads the values of the claim that the issuer has in braces.
+func (t *Trusted) parseAllow(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 2 {
+		return d.Err("allow needs the claim that the issuer has in braces, and its values, such as: allow tid 8f1e… 77ab…")
+	}
+	t.Allow = map[string][]string{args[0]: args[1:]}
+	return nil
+}
+
 // bare says that nothing but the issuer is set.
 func (t *Trusted) bare() bool {
-	return t.sources() == 0 && len(t.Audience) == 0 && len(t.Algorithms) == 0 && t.StaleFor == nil && t.MaxKeyAge == nil && !t.Insecure
+	return t.sources() == 0 && len(t.Allow) == 0 && len(t.Audience) == 0 && len(t.Algorithms) == 0 && t.StaleFor == nil && t.MaxKeyAge == nil && !t.Insecure
 }
 
 func (t *Trusted) parseJWKS(d *caddyfile.Dispenser) error {

@@ -123,7 +123,11 @@ func (e *explainer) all(ctx context.Context, raw string) {
 		set = new(keySet)
 	}
 	issuer, audience := p.wants(set)
-	e.add("issuer", c.checkIssuer(issuer), "iss is %q, wanted is %s", printable(iss), anything(issuer))
+	err = c.checkIssuer(issuer)
+	if err == nil {
+		err = p.checkClaim(c)
+	}
+	e.add("issuer", err, "iss is %q, wanted is %s", printable(iss), anything(issuer))
 	e.dates(c)
 	aud, _ := c.strings("aud")
 	e.add("audience", c.checkAudience(audience), "aud is %q, wanted is %s", printable(strings.Join(aud, " ")), anything(strings.Join(audience, " or ")))

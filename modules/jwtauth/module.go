@@ -106,6 +106,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	for _, p := range providers {
 		if _, ours := p.source.(*bundled); !ours && len(p.audience) == 0 {
 			h.log.Warn("jwt_auth has no audience: a token that the issuer made for another API passes too; name this one with audience", zap.String("keys", p.name), zap.String("issuer", p.issuer))
+			break // of a template there may be many
 		}
 	}
 	h.verifier = newVerifier(h.Policy, ref.Get, providers...)

@@ -272,3 +272,44 @@ func TestChallengesNameTheMetadata(t *testing.T) {
 		}
 	}
 }
+
+// TestIssuersOfManyTenants: the claim in braces has one of the allowed values, in iss and in itself.
+func TestIssuersOfManyTenants(t *testing.T) {
+	const blue, green = "8f1e2d3c-0000-4000-8000-00000000b1e0", "77ab0000-0000-4000-8000-000000009ee0"
+	g := gateway(t, "issuer https://login.example.com/{tid}/v2.0 {\n\tallow tid "+blue+" "+green+"\n\tjwks file "+keyFile(t, publicSet(t))+"\n\taudience api\n}")
+	iss := func(tid string) string { return "https://login.example.com/" + tid + "/v2.0" }
+	for name, c := range map[string]struct {
+		claims claims
+		status int
+	}{
+		"blue":              {claims{"iss": iss(blue), "tid": blue}, 200},
+		"green":             {claims{"iss": iss(green), "tid": green}, 200},
+		"another-tenant":    {claims{"iss": iss("0000"), "tid": "0000"}, 401},
+		"claim-of-another":  {claims{"iss": iss(blue), "tid": green}, 401},
+		"claim-not-allowed": {claims{"iss": iss(blue), "tid": "0000"}, 401},
+		"no-claim":          {claims{"iss": iss(blue)}, 401},
+		"the-template":      {claims{"iss": iss("{tid}"), "tid": "{tid}"}, 401},
+		"a-slash-more":      {claims{"iss": iss(blue) + "/", "tid": blue}, 401},
+		"no-iss":            {claims{"iss": nil, "tid": blue}, 401},
+	} {
+		if a := askWith(g, sign(t, r1, good(c.claims), keys().rsa)); a.status != c.status {
+			t.Errorf("%s: got %d %s, want %d", name, a.status, a.body, c.status)
+		}
+	}
+	for text, want := range map[string]string{
+		"issuer https://a.example/{tid}":                                    "allow tid",
+		"issuer https://a.example/{tid} {\n\tallow sub x\n}":                "allow tid",
+		"issuer https://a.example/{tid}/{x} {\n\tallow tid x\n}":            "one claim alone",
+		"issuer https://a.example/{} {\n\tallow tid x\n}":                   "braces surround",
+		"issuer https://a.example/x {\n\tallow tid x\n}":                    "braces",
+		"issuer https://a.example/{tid} {\n\tallow tid\n}":                  "allow needs",
+		"issuer https://a.example/{tid} {\n\tallow tid a/b\n}":              "part of a URL",
+		"issuer https://a.example/{tid} {\n\tallow tid a a\n}":              "twice",
+		"issuer http://a.example/{tid} {\n\tallow tid a\n}":                 "https",
+		"issuer https://a.example/{tid} {\n\tallow tid a\n\tallow tid b\n}": "allow",
+	} {
+		if _, err := modtest.Adapt(":80 {\n\tjwt_auth {\n" + text + "\n\t}\n}\n"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", text, err, want)
+		}
+	}
+}

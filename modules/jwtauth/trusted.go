@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
@@ -18,9 +19,13 @@ const maxStale = 7 * 24 * time.Hour
 // Secret, JWKS, JWKSFile, KeyFile and Key. With none of them Issuer is a URL, and its metadata say where
 // the keys are: ISSUER/.well-known/openid-configuration, or the document of RFC 8414 if there is no such.
 type Trusted struct {
-	// Issuer is what the claim iss must be, to the letter: a slash at the end counts. Default: with the
+	// Issuer is what the claim iss must be, to the letter: a slash at the end counts. One claim in braces stands
+	// for each of its values in Allow: https://login.microsoftonline.com/{tid}/v2.0. Default: with the
 	// identity backend's keys its issuer, with other keys iss is not checked.
 	Issuer string `json:"issuer,omitempty"`
+	// Allow are the values of the claim that Issuer has in braces, at most 1000. The token must have one of them
+	// in that claim and in iss.
+	Allow map[string][]string `json:"allow,omitempty"`
 	// Audience are names of this API: the claim aud must hold one of them. Default: with the identity
 	// backend's keys its audience, with other keys aud is not checked, so that a token which the
 	// issuer made for another API passes too.
@@ -51,6 +56,8 @@ type Trusted struct {
 	MaxKeyAge *unit.Duration `json:"max_key_age,omitempty"`
 	// Insecure allows keys and metadata by plain http from any machine. Default: false.
 	Insecure bool `json:"insecure,omitempty"`
+
+	claim, value string // of one of the issuers that a template stands for
 }
 
 // sources is how many sources of keys are named.
@@ -76,6 +83,9 @@ func (t *Trusted) Validate() error {
 	if t.MaxKeyAge != nil && (t.MaxKeyAge.Std() < time.Minute || t.MaxKeyAge.Std() > refreshMost) {
 		return fmt.Errorf("max_key_age must be from 1m to 24h, not %s", t.MaxKeyAge)
 	}
+	if err := t.checkTemplate(); err != nil {
+		return err
+	}
 	for _, alg := range t.Algorithms {
 		if alg == "none" {
 			return errors.New("algorithms: none is no signature and is never accepted")
@@ -93,9 +103,65 @@ func (t *Trusted) Validate() error {
 		return checkURL("jwks", t.JWKS, t.Insecure)
 	}
 	if t.sources() == 0 && t.Issuer != "" {
-		return checkIssuerURL(t.Issuer, t.Insecure)
+		for _, one := range t.expanded() {
+			if err := checkIssuerURL(one.Issuer, t.Insecure); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// maxAllowed is how many issuers a template may stand for.
+const maxAllowed = 1000
+
+// claimInBraces is the claim that the issuer has in braces, "" where it has none, with what stands around it.
+func (t *Trusted) claimInBraces() (before, claim, after string) {
+	before, rest, opened := strings.Cut(t.Issuer, "{")
+	claim, after, closed := strings.Cut(rest, "}")
+	if !opened || !closed {
+		return t.Issuer, "", ""
+	}
+	return before, claim, after
+}
+
+func (t *Trusted) checkTemplate() error {
+	before, claim, after := t.claimInBraces()
+	switch {
+	case claim == "" && strings.ContainsAny(t.Issuer, "{}"):
+		return fmt.Errorf("issuer %s: braces surround the name of a claim, as in https://idp.example.com/{tid}", t.Issuer)
+	case strings.ContainsAny(before+after, "{}"):
+		return fmt.Errorf("issuer %s: one claim alone may stand in braces", t.Issuer)
+	case claim != "" && len(t.Allow[claim]) == 0:
+		return fmt.Errorf("issuer %s needs the values that are allowed: allow %s VALUE…", t.Issuer, claim)
+	case claim == "" && len(t.Allow) > 0, len(t.Allow) > 1:
+		return fmt.Errorf("allow names claims that the issuer %s has in braces, and no others", t.Issuer)
+	case len(t.Allow[claim]) > maxAllowed:
+		return fmt.Errorf("allow %s has %d values, at most %d are taken", claim, len(t.Allow[claim]), maxAllowed)
+	}
+	for i, value := range t.Allow[claim] {
+		if value == "" || strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`/?#%{}\"`, c) }) {
+			return fmt.Errorf("allow %s: %q is not a part of a URL's path", claim, value)
+		}
+		if slices.Contains(t.Allow[claim][:i], value) {
+			return fmt.Errorf("allow %s: %s is given twice", claim, value)
+		}
+	}
+	return nil
+}
+
+// expanded are the issuers that t stands for: one for each allowed value, or t itself.
+func (t Trusted) expanded() []Trusted {
+	before, claim, after := t.claimInBraces()
+	if claim == "" {
+		return []Trusted{t}
+	}
+	all := make([]Trusted, len(t.Allow[claim]))
+	for i, value := range t.Allow[claim] {
+		all[i] = t
+		all[i].Issuer, all[i].Allow, all[i].claim, all[i].value = before+value+after, nil, claim, value
+	}
+	return all
 }
 
 // checkIssuerURL says whether an issuer's metadata can be looked for (RFC 8414 section 2).
@@ -161,10 +227,10 @@ func (a *Accepted) bundled() bool { return a.Identity || !a.own() && len(a.Issue
 func (a *Accepted) all() []Trusted {
 	var all []Trusted
 	if a.own() {
-		all = append(all, a.Trusted)
+		all = append(all, a.Trusted.expanded()...)
 	}
 	for _, t := range a.Issuers {
-		all = append(all, t.over(a.Trusted))
+		all = append(all, t.over(a.Trusted).expanded()...)
 	}
 	return all
 }
@@ -201,10 +267,12 @@ type provider struct {
 	algs     []string
 	source   source
 	name     string // of the source
+
+	claim, value string // which its tokens must have; "" for none
 }
 
 func newProvider(t Trusted, s source, name string) *provider {
-	p := &provider{issuer: t.Issuer, audience: t.Audience, source: s, name: name}
+	p := &provider{issuer: t.Issuer, audience: t.Audience, source: s, name: name, claim: t.claim, value: t.value}
 	for _, alg := range t.Algorithms {
 		if alg == algEd25519 {
 			alg = "EdDSA" // by which a key goes that has both names

@@ -28,14 +28,19 @@ type verifier struct {
 	headers   claimHeaders
 	providers []*provider
 	revoked   func(context.Context) (revoker, error)
-	owner     uint64 // tells the entries of this verifier from those of others in the cache
+	byIssuer  map[string]*provider // "" for the one whose iss is not known beforehand
+	owner     uint64               // tells the entries of this verifier from those of others in the cache
 	parser    *jwt.Parser
 }
 
 var owners atomic.Uint64
 
 func newVerifier(p Policy, revoked func(context.Context) (revoker, error), providers ...*provider) *verifier {
-	return &verifier{policy: p, headers: canonical(p.ClaimHeaders), providers: providers, revoked: revoked, owner: owners.Add(1),
+	byIssuer := map[string]*provider{}
+	for _, one := range providers {
+		byIssuer[one.issuer] = one
+	}
+	return &verifier{byIssuer: byIssuer, policy: p, headers: canonical(p.ClaimHeaders), providers: providers, revoked: revoked, owner: owners.Add(1),
 		// The claims are checked in claims.go: the library takes exp in whole seconds and lets numbers
 		// overflow. That the base64 is strict is checked by compact.
 		parser: jwt.NewParser(jwt.WithoutClaimsValidation())}
@@ -147,15 +152,10 @@ func (v *verifier) issuedBy(c *claims) (*provider, error) {
 		return v.providers[0], nil // which compares iss itself
 	}
 	iss, _ := c.str("iss")
-	var other *provider
-	for _, p := range v.providers {
-		switch p.issuer {
-		case "":
-			other = p
-		case iss:
-			return p, nil
-		}
+	if p := v.byIssuer[iss]; p != nil && iss != "" {
+		return p, nil
 	}
+	other := v.byIssuer[""]
 	if other == nil {
 		return nil, invalid(wrongIssuer, "The token is from another issuer.")
 	}
@@ -229,7 +229,7 @@ func (v *verifier) identify(c *claims, p *provider, set *keySet, k *key, now tim
 	if err != nil {
 		return nil, err
 	}
-	for _, err = range []error{c.checkIssuer(issuer), c.checkAudience(audience), c.checkBinding()} {
+	for _, err = range []error{c.checkIssuer(issuer), p.checkClaim(c), c.checkAudience(audience), c.checkBinding()} {
 		if err != nil {
 			return nil, err
 		}
@@ -250,6 +250,17 @@ func (v *verifier) identify(c *claims, p *provider, set *keySet, k *key, now tim
 	id.sid, _ = text(decode(c.raw("sid")))
 	id.outcome, id.recent = v.policy.judge(c, now)
 	return id, nil
+}
+
+// checkClaim compares the claim that the issuer's name has in it.
+func (p *provider) checkClaim(c *claims) error {
+	if p.claim == "" {
+		return nil
+	}
+	if value, _ := c.str(p.claim); value != p.value {
+		return invalid(wrongIssuer, "The token is from another issuer.")
+	}
+	return nil
 }
 
 // headerNames refuses a header in which a name comes twice (RFC 7515 section 4), of which the library
