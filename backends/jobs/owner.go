@@ -3,6 +3,8 @@ package jobs
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"maps"
 	"slices"
 	"strings"
@@ -36,6 +38,10 @@ func (s *Service) orderOf(ctx context.Context, q *request, now time.Time) (order
 	if err = s.checkUser(c, cmp.Or(q.Queue, defaultQueue), q); err != nil {
 		return order{}, err
 	}
+	if !c.Any() && q.Key == nil { // or all users without a key would take turns as one
+		key := ownKey(c.Owner)
+		q.Key = &key
+	}
 	o, err := s.check(q, now)
 	if err != nil {
 		return order{}, err
@@ -59,10 +65,19 @@ func (s *Service) checkUser(c service.Caller, queue string, q *request) error {
 	if !settings.Pull && settings.Target == "" && !settings.UserTargets {
 		return problem.New(problem.Forbidden, "The queue %s has no target of its own, so only the app itself and operators may put jobs into it.", queue)
 	}
-	if q.Key != nil && *q.Key != c.Owner {
-		return problem.New(problem.Forbidden, "key: the bounds of a key are shared by all who name it, so a user may only name %q, the caller's own.", c.Owner)
+	if q.Key != nil && *q.Key != ownKey(c.Owner) {
+		return problem.New(problem.Forbidden, "key: the bounds of a key are shared by all who name it, so a user may only name %q, the caller's own.", ownKey(c.Owner))
 	}
 	return nil
+}
+
+// ownKey is the key by which a user's jobs take turns with others': the owner, or a hash of one that no key can be.
+func ownKey(owner string) string {
+	if len(owner) <= maxKey && !hasControl(owner) {
+		return owner
+	}
+	sum := sha256.Sum256([]byte(owner))
+	return "owner:" + hex.EncodeToString(sum[:16])
 }
 
 // isPublic reports whether users may put jobs into the queue.

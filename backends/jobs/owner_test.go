@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -264,5 +265,73 @@ func TestSchedulesAreTheOwners(t *testing.T) {
 	}
 	if status, answer = ask(s, "bob", "GET", "/jobs/"+made.ID, ""); status != http.StatusOK || !strings.Contains(answer, `"schedule":"s"`) {
 		t.Errorf("got %d %s, want bob's job", status, answer)
+	}
+}
+
+// TestSchedulesOfUsersAreDelivered: the target learns the name as its owner wrote it.
+func TestSchedulesOfUsersAreDelivered(t *testing.T) {
+	seen := make(chan string, 10)
+	target := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		seen <- r.Header.Get("Gatehouse-Schedule")
+	}))
+	defer target.Close()
+	s := still(t, Config{Queues: map[string]Queue{"q": {Target: target.URL}}})
+	working(t, s)
+	if status, answer := ask(s, "bob", "PUT", "/schedules/mine", `{"cron":"0 0 1 1 *","queue":"q","payload":1}`); status != http.StatusCreated {
+		t.Fatalf("got %d %s", status, answer)
+	}
+	status, answer := ask(s, "bob", "POST", "/schedules/mine/run", "")
+	var made Receipt
+	if err := json.Unmarshal([]byte(answer), &made); err != nil || status != http.StatusAccepted {
+		t.Fatalf("got %d %s", status, answer)
+	}
+	reached(t, s, made.ID, stateCompleted)
+	if got := <-seen; got != "mine" {
+		t.Errorf("got the schedule %q, want mine", got)
+	}
+}
+
+// TestWhatCannotBeSentIsNoFailureOfTheTarget: the job dies at once, and the breaker does not hear of it.
+func TestWhatCannotBeSentIsNoFailureOfTheTarget(t *testing.T) {
+	target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer target.Close()
+	s := still(t, Config{Queues: map[string]Queue{"q": {Target: target.URL, Breaker: Breaker{Trip: 1}}}})
+	working(t, s)
+	for range 3 {
+		o := order{queue: "q", args: pushArgs{Body: []byte("1"), Header: http.Header{"X-Broken": {"a\x1fb"}}}}
+		o.opts.Queue, o.opts.MaxAttempts = "q", 5
+		made, err := s.insert(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := reached(t, s, strconv.FormatInt(made.id, 10), stateDead)
+		if v.Attempt != 1 {
+			t.Errorf("got %d attempts, want 1", v.Attempt)
+		}
+	}
+	reached(t, s, post(t, s, `{"queue":"q","payload":1}`).ID, stateCompleted)
+}
+
+// TestUsersTakeTurns: a user's jobs have the user's key, unless they name it, and nobody else's.
+func TestUsersTakeTurns(t *testing.T) {
+	s := still(t, Config{Queues: map[string]Queue{"q": {Pull: true}}})
+	long := strings.Repeat("x", 300)
+	for caller, want := range map[string]string{"bob": "bob", long: ownKey(long), "operator": ""} {
+		header := as[caller]
+		if caller == long {
+			header = []string{service.SubjectHeader, long}
+		}
+		status, answer := ask(s, caller, "POST", "/jobs", `{"queue":"q","payload":1}`, header...)
+		var made Receipt
+		if err := json.Unmarshal([]byte(answer), &made); err != nil || status != http.StatusAccepted {
+			t.Fatalf("got %d %s", status, answer)
+		}
+		var v View
+		if _, answer = ask(s, "operator", "GET", "/jobs/"+made.ID, ""); json.Unmarshal([]byte(answer), &v) != nil || v.Key != want {
+			t.Errorf("%.10s: got the key %q, want %q", caller, v.Key, want)
+		}
+	}
+	if status, answer := ask(s, "bob", "POST", "/jobs", `{"queue":"q","payload":1,"key":"ann"}`); status != http.StatusForbidden {
+		t.Errorf("got %d %s, want 403", status, answer)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,9 +18,11 @@ import (
 	"unicode/utf8"
 
 	"github.com/riverqueue/river"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/exchange"
 	"github.com/gatehouse-proxy/gatehouse/internal/egress"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
 const (
@@ -105,6 +108,9 @@ func (s *Service) deliver(ctx context.Context, u *url.URL, job *river.Job[pushAr
 	if req.Header.Get("Webhook-Signature") == "" {
 		s.signer.sign(req.Header, fmt.Sprintf("job_%d", job.ID), time.Now(), job.Args.Body)
 	}
+	if name := unsendable(req.Header); name != "" { // which is no fault of the target's
+		return targetMute, nil, refused{fmt.Errorf("the header %s has signs that cannot be sent", clean(name))}
+	}
 	resp, err := s.client(job.Queue, u).Do(req, maxResult)
 	if errors.Is(err, egress.ErrOwn) {
 		return targetMute, nil, refused{errors.New("the target is not allowed: its name leads to the gateway itself")}
@@ -124,6 +130,16 @@ func (s *Service) deliver(ctx context.Context, u *url.URL, job *river.Job[pushAr
 		return targetWell, resp.Body, nil
 	}
 	return targetWell, nil, err
+}
+
+// unsendable is the name of a header that no transport sends, "" if there is none.
+func unsendable(h http.Header) string {
+	for name, values := range h {
+		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			return name
+		}
+	}
+	return ""
 }
 
 // unanswered is what a push without a whole answer says about its target. Neither one that was called off
@@ -176,14 +192,10 @@ func newPush(ctx context.Context, u *url.URL, job *river.Job[pushArgs]) *http.Re
 		req.Header.Set("Gatehouse-Job-Redelivered", "true")
 	}
 	if name := job.Args.Schedule; name != "" {
-		req.Header.Set("Gatehouse-Schedule", name)
+		req.Header.Set("Gatehouse-Schedule", service.Unscoped(name))
 	}
 	if at := job.Args.ScheduledFor; at != nil {
-		req.Header.Set("Gatehouse-Scheduled-For", at.UTC().Format("2006-01-02T15:04:05.000Z07:00"))
-	}
-	if job.Args.Schedule != "" && job.Args.ScheduledFor != nil {
-		req.Header.Set("Gatehouse-Schedule", job.Args.Schedule)
-		req.Header.Set("Gatehouse-Scheduled-For", job.Args.ScheduledFor.UTC().Format(time.RFC3339Nano))
+		req.Header.Set("Gatehouse-Scheduled-For", at.UTC().Format(time.RFC3339Nano))
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		req.Header.Set("Gatehouse-Job-Deadline", deadline.UTC().Format("2006-01-02T15:04:05.000Z07:00"))

@@ -115,7 +115,7 @@ func (s *Service) retryDelivery(w http.ResponseWriter, r *http.Request) error {
 		if err := s.db.LockInTx(r.Context(), tx, "webhooks delivery "+id); err != nil { // or two enqueue it
 			return err
 		}
-		endpoint, err := retryable(r.Context(), tx, id)
+		owner, endpoint, err := retryable(r.Context(), tx, id)
 		if err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (s *Service) retryDelivery(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return fmt.Errorf("storing the delivery: %w", err)
 		}
-		return s.enqueue(r.Context(), tx, id, endpoint)
+		return s.enqueue(r.Context(), tx, id, lane(owner, endpoint))
 	})
 	if err != nil {
 		return err
@@ -136,22 +136,22 @@ func (s *Service) retryDelivery(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WriteJSON(w, http.StatusAccepted, d)
 }
 
-// retryable returns the endpoint of a delivery that may be sent once more.
-func retryable(ctx context.Context, tx *sql.Tx, id string) (endpoint string, err error) {
-	var owner, state, endpointState string
+// retryable returns the owner and the endpoint of a delivery that may be sent once more.
+func retryable(ctx context.Context, tx *sql.Tx, id string) (owner, endpoint string, err error) {
+	var state, endpointState string
 	err = tx.QueryRowContext(ctx, `SELECT d.owner, d.state, d.endpoint_id, COALESCE(p.state, '') FROM webhooks_deliveries d
 		LEFT JOIN webhooks_endpoints p ON p.id = d.endpoint_id WHERE d.id = $1`, id).Scan(&owner, &state, &endpoint, &endpointState)
 	switch {
 	case sqldb.NoRow(err), err == nil && !httpapi.MayUse(ctx, owner):
-		return "", noDelivery()
+		return "", "", noDelivery()
 	case err != nil:
-		return "", fmt.Errorf("reading the delivery: %w", err)
+		return "", "", fmt.Errorf("reading the delivery: %w", err)
 	case state == pending:
-		return "", problem.New(problem.Conflict, "The delivery is waiting for its next attempt already.")
+		return "", "", problem.New(problem.Conflict, "The delivery is waiting for its next attempt already.")
 	case endpointState == "":
-		return "", problem.New(problem.Conflict, "The endpoint of this delivery was deleted.")
+		return "", "", problem.New(problem.Conflict, "The endpoint of this delivery was deleted.")
 	case endpointState != active:
-		return "", problem.New(problem.Conflict, "The endpoint of this delivery is disabled, set its state to active first.")
+		return "", "", problem.New(problem.Conflict, "The endpoint of this delivery is disabled, set its state to active first.")
 	}
-	return endpoint, nil
+	return owner, endpoint, nil
 }

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"net/http"
 	"time"
 	"unicode/utf8"
@@ -115,7 +116,7 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 		if err != nil {
 			return out, fmt.Errorf("storing the delivery: %w", err)
 		}
-		if err = s.enqueue(ctx, tx, id, e.item.ID); err != nil {
+		if err = s.enqueue(ctx, tx, id, lane(in.Owner, e.item.ID)); err != nil {
 			return out, err
 		}
 		out.Deliveries++
@@ -147,12 +148,26 @@ type deliverJob struct {
 	Delivery string `json:"delivery"`
 }
 
-func (s *Service) enqueue(ctx context.Context, tx *sql.Tx, delivery, endpoint string) error {
+// ownLanes is how many lanes the endpoints of one owner have, so that they cannot take all places.
+const ownLanes = 3
+
+// lane is the key by which deliveries take turns: an endpoint of nobody's is one of its own, those of an owner
+// share a few, in which one that hangs leaves places for the others.
+func lane(owner, endpoint string) string {
+	if owner == "" {
+		return endpoint
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(endpoint))
+	return fmt.Sprintf("owner %d %s", h.Sum32()%ownLanes, owner)
+}
+
+func (s *Service) enqueue(ctx context.Context, tx *sql.Tx, delivery, lane string) error {
 	payload, err := json.Marshal(deliverJob{delivery})
 	if err != nil {
 		return fmt.Errorf("encoding the job: %w", err)
 	}
-	if _, err = s.jobs.EnqueueKeyedTx(ctx, tx, deliverKind, endpoint, payload); err != nil {
+	if _, err = s.jobs.EnqueueKeyedTx(ctx, tx, deliverKind, lane, payload); err != nil {
 		return fmt.Errorf("enqueueing the delivery: %w", err)
 	}
 	return nil

@@ -21,24 +21,25 @@ const retryAfter = time.Second
 const first = 4 << 10
 
 // Read returns the whole body of the request, at most limit bytes. Its memory counts against the budget
-// until the request ends. The errors are content-too-large, request-timeout for a client that is slower
-// than the pace, invalid-request for a body that breaks off, and unavailable with Retry-After where the
-// budget is used up.
-func Read(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	return shared.read(w, r, limit)
+// until the request ends, and against the share of the client at this address, of which "" has no bound. The
+// errors are content-too-large, request-timeout for a client that is slower than the pace, invalid-request
+// for a body that breaks off, unavailable with Retry-After where the budget is used up, and quota-exceeded where
+// the client's share is.
+func Read(w http.ResponseWriter, r *http.Request, limit int64, client string) ([]byte, error) {
+	return shared.read(w, r, limit, client)
 }
 
-func (b *Budget) read(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+func (b *Budget) read(w http.ResponseWriter, r *http.Request, limit int64, client string) ([]byte, error) {
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
 	if r.Body == nil || r.Body == http.NoBody {
 		return []byte{}, nil
 	}
-	held := reservation{budget: b}
+	held := reservation{budget: b, client: group(client)}
 	buf, err := held.read(Paced(w, r.Body, Grace, b.Rate), r.ContentLength, limit)
 	if err != nil {
-		b.release(held.n)
+		b.release(held.client, held.n)
 		return nil, err
 	}
 	held.until(r.Context())
@@ -51,8 +52,8 @@ func (h *reservation) read(paced *Pacer, declared, limit int64) ([]byte, error) 
 	for {
 		if len(buf) == cap(buf) {
 			size := next(int64(cap(buf)), declared, limit)
-			if !h.grow(size - int64(cap(buf))) {
-				return nil, exhausted()
+			if err := h.grow(size - int64(cap(buf))); err != nil {
+				return nil, err
 			}
 			grown := make([]byte, len(buf), size)
 			copy(grown, buf)
@@ -93,6 +94,13 @@ func exhausted() error {
 	}
 }
 
+func greedy() error {
+	return &problem.Error{
+		Code: problem.QuotaExceeded, RetryAfter: retryAfter,
+		Detail: "Your bodies that are being received take as much room as one client may have, send this one when they have arrived.",
+	}
+}
+
 func failed(err error) error {
 	if _, capped := errors.AsType[*http.MaxBytesError](err); capped {
 		return err // a smaller cap of something in front
@@ -106,25 +114,26 @@ func failed(err error) error {
 // reservation is what one body has taken from the budget.
 type reservation struct {
 	budget *Budget
+	client string
 	n      int64
 }
 
-func (h *reservation) grow(n int64) bool {
-	if !h.budget.reserve(n) {
-		return false
+func (h *reservation) grow(n int64) error {
+	if err := h.budget.reserve(h.client, h.n, n); err != nil {
+		return err
 	}
 	h.n += n
-	return true
+	return nil
 }
 
 // until gives the bytes back when the request has ended. One without an end gives them back at once.
 func (h *reservation) until(ctx context.Context) {
-	budget, n := h.budget, h.n
+	budget, client, n := h.budget, h.client, h.n
 	if ctx.Done() == nil || n == 0 {
-		budget.release(n)
+		budget.release(client, n)
 		return
 	}
-	context.AfterFunc(ctx, func() { budget.release(n) })
+	context.AfterFunc(ctx, func() { budget.release(client, n) })
 }
 
 // CheckEncoding returns the problem with a request whose body is encoded, which nothing here decodes:

@@ -43,7 +43,7 @@ func TestRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := bounded(16 << 10)
 			r, end := request(t, tc.body)
-			got, err := b.read(httptest.NewRecorder(), r, tc.limit)
+			got, err := b.read(httptest.NewRecorder(), r, tc.limit, "")
 			if tc.want != "" {
 				if err == nil || problem.From(err).Code != tc.want {
 					t.Errorf("got %v, want %s", err, tc.want)
@@ -82,21 +82,69 @@ func TestBodiesTakeWhatHasArrived(t *testing.T) {
 		r, end := request(t, pr)
 		r.ContentLength = 1 << 20
 		defer end()
-		go func() { _, _ = b.read(httptest.NewRecorder(), r, 1<<20) }()
+		go func() { _, _ = b.read(httptest.NewRecorder(), r, 1<<20, "") }()
 	}
 	within(t, "all have begun", func() bool { return b.used.Load() == 100*first })
 
 	r, end := request(t, strings.NewReader(strings.Repeat("x", 300<<10)))
-	if _, err := b.read(httptest.NewRecorder(), r, 1<<20); err != nil {
+	if _, err := b.read(httptest.NewRecorder(), r, 1<<20, ""); err != nil {
 		t.Fatalf("a body beside 100 that were begun: %v", err)
 	}
 	r, _ = request(t, strings.NewReader(strings.Repeat("x", 600<<10)))
-	_, err := b.read(httptest.NewRecorder(), r, 1<<20)
+	_, err := b.read(httptest.NewRecorder(), r, 1<<20, "")
 	if e := problem.From(err); e.Code != problem.Unavailable || e.RetryAfter == 0 {
 		t.Errorf("beyond the budget: got %v, want unavailable with Retry-After", err)
 	}
 	end()
 	within(t, "the request has ended", func() bool { return b.used.Load() == 100*first })
+}
+
+// TestOneClientLeavesRoom: a client has its share, whatever address of its network it comes from, and the last
+// of the budget is for small bodies.
+func TestOneClientLeavesRoom(t *testing.T) {
+	b := bounded(1 << 20)
+	take := func(client string, n int) (func(), error) {
+		r, end := request(t, strings.NewReader(strings.Repeat("x", n)))
+		_, err := b.read(httptest.NewRecorder(), r, 1<<20, client)
+		return end, err
+	}
+	want := func(err error, code problem.Code) {
+		t.Helper()
+		if e := problem.From(err); err == nil || e.Code != code || e.RetryAfter == 0 {
+			t.Errorf("got %v, want %s with Retry-After", err, code)
+		}
+	}
+	var ends []func()
+	for _, client := range []string{"2001:db8::1", "2001:db8::2"} {
+		end, err := take(client, 100<<10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, end)
+	}
+	_, err := take("2001:db8::3", 100<<10)
+	want(err, problem.QuotaExceeded)
+	for _, client := range []string{"2001:db8:0:1::1", "192.0.2.1", "192.0.2.2"} {
+		if _, err := take(client, 200<<10); err != nil {
+			t.Errorf("another client: %v", err)
+		}
+	}
+	_, err = take("192.0.2.3", 200<<10)
+	want(err, problem.Unavailable)
+	if _, err = take("192.0.2.3", 10<<10); err != nil {
+		t.Errorf("a small body: %v", err)
+	}
+	for _, end := range ends {
+		end()
+	}
+	within(t, "the client's bodies are gone", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.clients["2001:db8::/64"] == 0
+	})
+	if _, err = take("2001:db8::3", 100<<10); err != nil {
+		t.Errorf("after the end of the others: %v", err)
+	}
 }
 
 // TestPace sends bodies over a socket, whole and in drips.

@@ -2,7 +2,10 @@ package body
 
 import (
 	"math"
+	"net/netip"
 	"runtime/debug"
+	"strings"
+	"sync"
 	"sync/atomic"
 )
 
@@ -11,9 +14,17 @@ const (
 	least, share = 64 << 20, 8
 )
 
+// clientShare is the part of the budget that the bodies of one client may have, smallShare the part that is
+// kept for small bodies, which are of up to smallBody bytes.
+const clientShare, smallShare, smallBody = 4, 8, 16 << 10
+
 // Budget bounds the bytes of all bodies that are held at once. The zero Budget has the default bound.
 type Budget struct {
 	max, used atomic.Int64
+
+	mu      sync.Mutex
+	clients map[string]int64 // what each has; none that has nothing
+
 	// Rate is the pace of bodies. Default 0: MinRate, and HurriedRate while more than half of the budget
 	// is used.
 	Rate int
@@ -41,14 +52,59 @@ func (b *Budget) limit() int64 {
 	return b.max.Load()
 }
 
-func (b *Budget) reserve(n int64) bool {
-	if b.used.Add(n) <= b.limit() {
-		return true
+// reserve takes n bytes more for a body of the client that has had bytes so far. Its errors are unavailable,
+// and quota-exceeded where the client alone has too many.
+func (b *Budget) reserve(client string, had, n int64) error {
+	most := b.limit()
+	if had+n > smallBody {
+		most -= most / smallShare
 	}
-	b.used.Add(-n)
-	return false
+	if b.used.Add(n) > most {
+		b.used.Add(-n)
+		return exhausted()
+	}
+	if client == "" {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.clients[client]+n > b.limit()/clientShare {
+		b.used.Add(-n)
+		return greedy()
+	}
+	if b.clients == nil {
+		b.clients = map[string]int64{}
+	}
+	b.clients[client] += n
+	return nil
 }
 
-func (b *Budget) release(n int64) { b.used.Add(-n) }
+func (b *Budget) release(client string, n int64) {
+	b.used.Add(-n)
+	if client == "" || n == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.clients[client] -= n; b.clients[client] <= 0 {
+		delete(b.clients, client)
+	}
+}
+
+// group is what counts as one client: the /64 of an IPv6 address, which one machine has all of.
+func group(client string) string {
+	if strings.IndexByte(client, ':') < 0 {
+		return client
+	}
+	ip, err := netip.ParseAddr(client)
+	if err != nil || ip.Is4In6() {
+		return client
+	}
+	p, err := ip.WithZone("").Prefix(64)
+	if err != nil {
+		return client
+	}
+	return p.String()
+}
 
 func (b *Budget) hurried() bool { return b.used.Load() > b.limit()/2 }

@@ -156,7 +156,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err := h.scheme.Check(r.Header); err != nil { // before anything is read for a stranger
 		return h.refuse.Error(w, r, forged(err))
 	}
-	content, err := body.Read(w, r, h.maxBody)
+	client, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	content, err := body.Read(w, r, h.maxBody, client)
 	if err != nil {
 		return h.refuse.Error(w, r, err)
 	}

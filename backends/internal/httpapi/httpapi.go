@@ -25,6 +25,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/internal/body"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
+	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
 
@@ -168,7 +169,11 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if err := body.CheckEncoding(r); err != nil {
 		return nil, err
 	}
-	return body.Read(w, r, limit)
+	client := r.Header.Get(service.ClientIPHeader)
+	if r.Header.Get(service.RankHeader) != "" { // the app itself, for all of its users
+		client = ""
+	}
+	return body.Read(w, r, limit, client)
 }
 
 // DecodeJSON reads the body as exactly one JSON object into v, at most limit bytes. A wrong media

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // ownOptions are the connection options that name no header for the next hop to lose, or one that is
@@ -108,7 +110,13 @@ var decisive = []string{
 
 // judgeTrailers lets no trailer pass that decides about the request, neither announced nor at the end of
 // the body.
-func judgeTrailers(r *http.Request) {
+// Who announces what is no name is refused: the proxy would fail to send it, as if the app had failed.
+func judgeTrailers(r *http.Request) reason {
+	for name := range r.Trailer {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return trailer
+		}
+	}
 	drop := func() {
 		for name := range r.Trailer {
 			if notInTrailers(name) {
@@ -120,6 +128,7 @@ func judgeTrailers(r *http.Request) {
 	if r.Body != nil {
 		r.Body = AfterBody(r.Body, drop)
 	}
+	return ""
 }
 
 // AfterBody returns the body with a call of then whenever a read says that it has ended: the trailers are there

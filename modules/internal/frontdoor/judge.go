@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // Config is what a site may say about its front door.
@@ -40,6 +42,9 @@ func judge(r *http.Request, in finder) reason {
 			return why
 		}
 	}
+	if !usualMethod(r.Method) && !httpguts.ValidHeaderFieldName(r.Method) { // HTTP/2 takes any
+		return method
+	}
 	if why := judgePath(u.Path, u.RawPath); why != "" && (why == target || !in.find(r).passesPaths()) {
 		return why
 	}
@@ -59,7 +64,7 @@ func judge(r *http.Request, in finder) reason {
 	}
 	judgeNames(r.Header)
 	if len(r.Trailer) > 0 {
-		judgeTrailers(r)
+		return judgeTrailers(r)
 	}
 	return ""
 }
@@ -80,6 +85,15 @@ func judgeTarget(r *http.Request, in finder) reason {
 		u.Path = "/"
 	}
 	return ""
+}
+
+// usualMethod is for speed.
+func usualMethod(m string) bool {
+	switch m {
+	case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodHead, http.MethodOptions:
+		return true
+	}
+	return false
 }
 
 func hasUpper(s string) bool {

@@ -213,6 +213,32 @@ func TestTrailersThatDecide(t *testing.T) {
 	}
 }
 
+// TestWordsThatAreNone: what the proxy could not send is the client's fault, not the app's.
+func TestWordsThatAreNone(t *testing.T) {
+	for name, change := range map[string]func(r *http.Request){
+		"method-space":    func(r *http.Request) { r.Method = "G T" },
+		"method-slash":    func(r *http.Request) { r.Method = "GET/x" },
+		"method-letter":   func(r *http.Request) { r.Method = "é" },
+		"method-none":     func(r *http.Request) { r.Method = "" },
+		"trailer-space":   func(r *http.Request) { r.Trailer = http.Header{"X Y": nil} },
+		"trailer-quote":   func(r *http.Request) { r.Trailer = http.Header{`"`: nil} },
+		"trailer-byte":    func(r *http.Request) { r.Trailer = http.Header{"\xff": nil} },
+		"trailer-nothing": func(r *http.Request) { r.Trailer = http.Header{"": nil} },
+	} {
+		r := plain(t)
+		change(r)
+		if why := judge(r, none); why != method && why != trailer {
+			t.Errorf("%s: got %q, want a refusal", name, why)
+		}
+	}
+	r := plain(t)
+	r.Method = "PURGE"
+	r.Trailer = http.Header{"X-Checksum": nil}
+	if why := judge(r, none); why != "" {
+		t.Errorf("a method of somebody's own: got %q", why)
+	}
+}
+
 func plain(t testing.TB) *http.Request {
 	return request(t, "/api/v1/orders/4711?page=2", "Accept", "*/*", "User-Agent", "bench", "Authorization", "Bearer x", "Connection", "keep-alive")
 }

@@ -19,6 +19,8 @@ const (
 	fragment       reason = "fragment"
 	target         reason = "target"
 	host           reason = "host"
+	method         reason = "method"
+	trailer        reason = "trailer"
 )
 
 // sentences are what a client is told.
@@ -34,6 +36,8 @@ var sentences = map[reason]string{
 	badEncoding:    "The path has a sign in more bytes of UTF-8 than it needs.",
 	fragment:       "The request target has a fragment, which belongs to clients.",
 	target:         "The request target is neither a path nor the URL of one.",
+	method:         "The method is not a word that a method can be.",
+	trailer:        "The request announces a trailer by what is not the name of a field.",
 	host:           "The request names two hosts.",
 }
 
