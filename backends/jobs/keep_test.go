@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -238,4 +239,32 @@ func FuzzQueries(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Dead letters do not go without a word.
+func TestDeletedDeadLettersAreTold(t *testing.T) {
+	one := 1
+	s := still(t, Config{Queues: map[string]Queue{"q": {Target: "http://127.0.0.1:1/", Keep: Keep{Completed: new(0), Failed: &one}}}})
+	var ids []string
+	for range 3 {
+		ids = append(ids, post(t, s, `{"queue":"q","payload":1}`).ID)
+	}
+	s.finish(t, "discarded")
+	post(t, s, `{"queue":"q","payload":1}`)
+	s.exec(t, "UPDATE river_job SET state = 'completed', finalized_at = "+s.q.now+" WHERE state = 'available'")
+	if err := s.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case got := <-s.events:
+		want := event{"dead_jobs_deleted", map[string]any{"queue": "q", "jobs": 2, "first": ids[0], "last": ids[1]}}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	default:
+		t.Error("nothing was told")
+	}
+	if n := len(s.events); n != 0 {
+		t.Errorf("%d more events, want none of completed jobs", n)
+	}
 }
