@@ -44,7 +44,13 @@ func breakerCommand(o *options) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return o.print(cmd.OutOrStdout(), raw, func(w io.Writer) { _, _ = fmt.Fprintf(w, "%d targets are no longer held back.\n", sum.Reset) })
+		return o.print(cmd.OutOrStdout(), raw, func(w io.Writer) {
+			what := "targets are"
+			if sum.Reset == 1 {
+				what = "target is"
+			}
+			_, _ = fmt.Fprintf(w, "%d %s no longer held back.\n", sum.Reset, what)
+		})
 	})
 	command.Group(cmd, &o.json,
 		&cobra.Command{Use: "ls [QUEUE]", Short: "Lists the targets whose jobs are held back", RunE: o.run(0, 1, func(cmd *cobra.Command, args []string) error {

@@ -191,6 +191,7 @@ func showJob(w io.Writer, v *jobs.View) {
 	row(w, "state", v.State)
 	row(w, "tries", tries(v))
 	for _, line := range [][2]string{
+		{"waiting for", v.WaitingFor},
 		{"kind", v.Kind}, {"target", v.Target}, {"key", v.Key}, {"unique key", v.UniqueKey}, {"schedule", v.Schedule}, {"callback", v.Callback},
 		{"worker", v.Worker}, {"progress", string(v.Progress)}, {"result", string(v.Result)},
 	} {

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,10 +25,11 @@ type cli struct {
 	admin string
 	url   string
 	fails *httptest.Server // answers 422 and why
+	down  atomic.Bool      // it answers 500 below /down
 }
 
 // newCLI serves the jobs backend. The queue broken pushes to a target that refuses, the queue good to
-// one that takes.
+// one that takes, and the queue down to one that may be down.
 func newCLI(t *testing.T) *cli {
 	t.Helper()
 	c := &cli{t: t, admin: "127.0.0.1:" + modtest.FreePort(t)}
@@ -36,6 +38,9 @@ func newCLI(t *testing.T) *cli {
 		if r.URL.Path == "/broken" {
 			w.WriteHeader(http.StatusUnprocessableEntity)
 			_, _ = fmt.Fprintf(w, "no account %s", b)
+		}
+		if r.URL.Path == "/down" && c.down.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
 		}
 	}))
 	t.Cleanup(c.fails.Close)
@@ -55,6 +60,14 @@ func newCLI(t *testing.T) *cli {
 			queue good {
 				target %[4]s/good
 				rate 1000/s
+			}
+			queue down {
+				target %[4]s/down
+				backoff fixed 1h
+				breaker {
+					trip  1
+					pause 1h max 1h
+				}
 			}
 			schedule nightly "30 2 * * *" {
 				queue good
@@ -193,6 +206,36 @@ func TestQueuesAndSchedulesCommands(t *testing.T) {
 	c.want(`^The schedule often is removed\.\n$`, "schedules rm often")
 	c.want(`^\{"name":"x",.*"cron":"@daily".*\}\n$`, "schedules set x --cron @daily --queue good --json")
 	c.want(`^\{"name":"x","removed":true\}\n$`, "schedules rm x --json")
+}
+
+func TestBreakerCommands(t *testing.T) {
+	c := newCLI(t)
+	c.down.Store(true)
+	c.want(`^QUEUE +TARGET +CAUSE +SINCE +NEXT PROBE\n$`, "queues breaker ls")
+	c.want(`^0 targets are no longer held back\.\n$`, "queues breaker reset")
+	c.want(`queued`, "jobs enqueue --queue down null")
+	at := regexp.QuoteMeta(c.fails.URL + "/down")
+	c.eventually(`(?s)^QUEUE [^\n]*\ndown +`+at+` +failing +\d{4}-.* \d{4}-.*\n$`, "queues breaker ls down")
+	c.want(`queued`, "jobs enqueue --queue down null")
+	c.want(`(?m)^waiting for +breaker `+at+`, failing, next probe \d{4}`, "jobs show 2")
+	c.want(`^QUEUE[^\n]*\n$`, "queues breaker ls good")
+	var list struct {
+		Items []struct{ Queue, Target, Cause string }
+	}
+	err := json.Unmarshal([]byte(c.want(`^\{.*\}\n$`, "queues breaker ls --json")), &list)
+	if err != nil || len(list.Items) != 1 || list.Items[0].Queue != "down" || list.Items[0].Cause != "failing" || list.Items[0].Target != c.fails.URL+"/down" {
+		t.Errorf("got %+v, %v", list, err)
+	}
+	c.down.Store(false)
+	c.want(`^0 targets are no longer held back\.\n$`, "queues breaker reset down --target http://127.0.0.1:1/other")
+	c.want(`^1 target is no longer held back\.\n$`, "queues breaker reset", "--target", c.fails.URL+"/down")
+	c.eventually(`(?m)^state +completed$`, "jobs show 2")
+	c.want(`^\{"reset":0\}\n$`, "queues breaker reset --json")
+	for _, e := range []struct{ words, want string }{{"queues breaker reset none", "no queue"}, {"queues breaker trip", "there is no command queues breaker trip"}} {
+		if out, errs, code := c.run("", strings.Fields(e.words)...); code == 0 || !strings.Contains(errs, e.want) {
+			t.Errorf("gatehouse %s: exit code %d, %s%s; want %q", e.words, code, out, errs, e.want)
+		}
+	}
 }
 
 func TestJobsTail(t *testing.T) {

@@ -88,10 +88,15 @@ func Group(cmd *cobra.Command, asJSON *bool, commands ...*cobra.Command) {
 			return c.Help()
 		}
 		if len(args[0]) > maxCommand { // a secret may have been pasted
-			return Fail(c, *asJSON, Usage(fmt.Errorf("there is no such command below %s, see gatehouse %s --help", c.Name(), c.Name())))
+			return Fail(c, *asJSON, Usage(fmt.Errorf("there is no such command below %[1]s, see gatehouse %[1]s --help", path(c))))
 		}
-		return Fail(c, *asJSON, Usage(fmt.Errorf("there is no command %s %s", c.Name(), args[0])))
+		return Fail(c, *asJSON, Usage(fmt.Errorf("there is no command %s %s", path(c), args[0])))
 	}
+}
+
+// path is a command with those that it is below, as it is typed after gatehouse.
+func path(c *cobra.Command) string {
+	return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
 }
 
 // Admin is the admin endpoint of a running gateway, as flags say.
