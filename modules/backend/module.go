@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/modules/gatehouse"
+	"github.com/gatehouse-proxy/gatehouse/modules/internal/accesslog"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/frontdoor"
 	"github.com/gatehouse-proxy/gatehouse/modules/internal/refuse"
 )
@@ -43,6 +44,7 @@ type Handler struct {
 
 	ref    *gatehouse.Ref[service.Service]
 	refuse *refuse.Refuser
+	logs   *accesslog.Logs
 	owner  *service.Owner // nil for the subject
 	cross  *http.CrossOriginProtection
 }
@@ -52,7 +54,7 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	if err = frontdoor.Stand(ctx); err != nil {
 		return err
 	}
-	h.refuse = refuse.New(ctx.Logger())
+	h.refuse, h.logs = refuse.New(ctx.Logger()), accesslog.New(ctx)
 	if h.cross, err = h.crossOrigin(); err != nil {
 		return err
 	}
@@ -102,6 +104,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	if ambient := h.introduce(r); ambient && h.cross.Check(r) != nil {
 		return h.refuse.Error(w, r, problem.New(problem.Forbidden,
 			"A page of another site may not write here with what the browser sends along on its own, such as a cookie: send the token in Authorization, or name the site's origin, as in: backend %s origin https://app.example.com", h.Name))
+	}
+	if h.Name == "uploads" && r.Method == http.MethodGet { // whose redirects are signed URLs
+		return h.logs.Serve(w, r, r.RequestURI, nil, nil, func(w http.ResponseWriter, r *http.Request) error {
+			b.ServeHTTP(w, r)
+			return nil
+		})
 	}
 	b.ServeHTTP(w, r)
 	return nil

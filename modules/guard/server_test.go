@@ -47,6 +47,9 @@ const logged = `{
 	limit 1/1h {
 		by {query.key}
 	}
+	handle /redirect {
+		redir * /z?X-Amz-Signature=S3CRET
+	}
 	handle /error {
 		error 502
 	}
@@ -68,6 +71,8 @@ func TestSecretsStayOutOfTheLog(t *testing.T) {
 		}
 	}
 	g.Get("/plain?key=5&page_token=kept")
+	g.Get("/plain?key=6", "Referer", "https://a.example/?access_token=S3CRET")
+	g.Get("/redirect?key=7&jwt=S3CRET")
 	log, err := os.ReadFile(filepath.Join(g.Dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -82,8 +87,8 @@ func TestSecretsStayOutOfTheLog(t *testing.T) {
 			uris = append(uris, entry.Request.URI)
 		}
 	}
-	if bytes.Contains(log, []byte("S3CRET")) || len(uris) != 8 {
-		t.Errorf("got %d lines in the access log, want 8 without the secret:\n%s", len(uris), log)
+	if bytes.Contains(log, []byte("S3CRET")) || len(uris) != 10 {
+		t.Errorf("got %d lines in the access log, want 10 without the secret:\n%s", len(uris), log)
 	}
 	if len(uris) > 0 && uris[0] != "/a?x=%41&X-Amz-Signature=REDACTED&y=2" || !strings.Contains(strings.Join(uris, " "), "page_token=kept") {
 		t.Errorf("got %q", uris)

@@ -36,9 +36,20 @@ type line struct {
 }
 
 func (l *line) redact(headers []string) {
+	hideIn(l.request.Header, "Referer")
 	for _, name := range headers {
 		if _, there := l.request.Header[name]; there {
 			l.request.Header[name] = []string{"REDACTED"}
+		}
+	}
+}
+
+// hideIn hides the secrets in the URLs of a header.
+func hideIn(h http.Header, name string) {
+	for i, url := range h[name] {
+		if hidden := hide(url); hidden != url {
+			h[name] = slices.Clone(h[name]) // which others may share
+			h[name][i] = hidden
 		}
 	}
 }
@@ -173,10 +184,15 @@ func (l *line) write(loggers []*zap.Logger, rec caddyhttp.ResponseRecorder, read
 		if repl, ok := l.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 			userID, _ = repl.GetString("http.auth.user.id")
 		}
+		answered := rec.Header()
+		if len(answered["Location"]) > 0 {
+			answered = answered.Clone()
+			hideIn(answered, "Location")
+		}
 		fields := []zap.Field{
 			zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: l.request}), zap.Int("bytes_read", read), zap.String("user_id", userID),
 			zap.Duration("duration", duration), zap.Int("size", rec.Size()), zap.Int("status", rec.Status()),
-			zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: rec.Header()}),
+			zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: answered}),
 		}
 		for _, field := range l.fields {
 			fields = append(fields, field())

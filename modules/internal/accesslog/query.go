@@ -1,6 +1,7 @@
 package accesslog
 
 import (
+	"net/http"
 	"net/url"
 	"strings"
 )
@@ -10,7 +11,7 @@ import (
 var secretNames = map[string]bool{
 	"x-amz-signature": true, "x-amz-credential": true, "x-amz-security-token": true, "awsaccesskeyid": true,
 	"x-goog-signature": true, "x-goog-credential": true, "signature": true, "sig": true,
-	"token": true, "access_token": true, "id_token": true, "refresh_token": true, "lock_token": true, "auth_token": true,
+	"token": true, "access_token": true, "id_token": true, "refresh_token": true, "lock_token": true, "auth_token": true, "jwt": true,
 	"api_key": true, "apikey": true, "client_secret": true, "password": true, "secret": true,
 }
 
@@ -24,6 +25,19 @@ func HasSecret(query string) bool {
 		pair, query, _ = strings.Cut(query, "&")
 		name, _, _ := strings.Cut(pair, "=")
 		if isSecret(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Secret says whether the request's query, or that of the page it came from, has a secret.
+func Secret(r *http.Request) bool {
+	if HasSecret(r.URL.RawQuery) {
+		return true
+	}
+	for _, referer := range r.Header["Referer"] {
+		if _, query, found := strings.Cut(referer, "?"); found && HasSecret(query) {
 			return true
 		}
 	}

@@ -168,13 +168,13 @@ func (d *door) MatchWithError(r *http.Request) (bool, error) {
 	if d.opened.Load() == nil {
 		d.open()
 	}
-	return judge(r, d) != "" || unclear(r) || accesslog.HasSecret(r.URL.RawQuery), nil
+	return judge(r, d) != "" || unclear(r) || accesslog.Secret(r), nil
 }
 
 // ServeHTTP answers a request with two readings in place, whatever the error routes are: those are chosen by
 // the path as well. Signatures and tokens in the query stay out of the logs.
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if accesslog.HasSecret(r.URL.RawQuery) {
+	if accesslog.Secret(r) {
 		return d.logs.Serve(w, r, r.RequestURI, nil, nil, func(w http.ResponseWriter, r *http.Request) error { return d.serve(w, r, next) })
 	}
 	return d.serve(w, r, next)
