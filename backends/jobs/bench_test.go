@@ -202,45 +202,6 @@ func BenchmarkStart(b *testing.B) {
 	})
 }
 
-// BenchmarkHealthBesidePoison measures how late a job starts whose app takes it, while ten jobs of another queue
-// on the same origin fail again and again.
-func BenchmarkHealthBesidePoison(b *testing.B) {
-	arrived := make(chan time.Time, 1)
-	sink := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		if r.URL.Path == "/poison" {
-			w.WriteHeader(http.StatusInternalServerError)
-			return
-		}
-		arrived <- time.Now()
-	}))
-	b.Cleanup(sink.Close)
-	c := Config{Queues: map[string]Queue{"poison": {Target: sink.URL + "/poison"}, "healthy": {Target: sink.URL + "/healthy"}}}
-	h, err := service.NewHost(b.Context(), service.Settings{DataDir: b.TempDir()}, nil, func(string) (service.Opener, error) { return c, nil })
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = h.Close() })
-	if err = h.Open(b.Context(), "jobs"); err != nil {
-		b.Fatal(err)
-	}
-	srv := httptest.NewServer(h.Service("jobs"))
-	b.Cleanup(srv.Close)
-	for range 10 {
-		request202(b, srv.URL+"/jobs", `{"queue":"poison","payload":1}`)
-	}
-	var took []time.Duration
-	for range 200 {
-		<-time.After(50 * time.Millisecond)
-		began := time.Now()
-		request202(b, srv.URL+"/jobs", `{"queue":"healthy","payload":1}`)
-		took = append(took, (<-arrived).Sub(began))
-	}
-	slices.Sort(took)
-	b.ReportMetric(took[len(took)/2].Seconds(), "p50-s")
-	b.ReportMetric(took[len(took)*99/100].Seconds(), "p99-s")
-}
-
 // aloneRiver is the engine alone.
 type aloneRiver struct {
 	client *river.Client[*sql.Tx]
