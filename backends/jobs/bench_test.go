@@ -41,10 +41,18 @@ func onBoth(b *testing.B, run func(b *testing.B, settings func() service.Setting
 	})
 }
 
-// benched is a running service behind a real HTTP server, and a target that takes every push.
+// poisonPath is what the target of the benchmarks fails at.
+const poisonPath = "/poison"
+
+// benched is a running service behind a real HTTP server, and a target that takes every push but those of the
+// queue poison.
 func benched(b *testing.B, settings service.Settings, concurrency int, arrived func(*http.Request)) (url string, h *service.Host) {
 	b.Helper()
-	sink := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	sink := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == poisonPath {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
 		if arrived != nil {
 			arrived(r)
 		}
@@ -53,6 +61,7 @@ func benched(b *testing.B, settings service.Settings, concurrency int, arrived f
 	b.Cleanup(sink.Close)
 	c := Config{Queues: map[string]Queue{
 		"pushed": {Target: sink.URL, Concurrency: concurrency},
+		"poison": {Target: sink.URL + poisonPath, Attempts: 1000, Backoff: Backoff{Fixed: true, Base: 100 * time.Millisecond}},
 		"kept":   {Pull: true, Keep: Keep{Completed: new(2_000_000)}},
 	}}
 	h, err := service.NewHost(b.Context(), settings, nil, func(string) (service.Opener, error) { return c, nil })
@@ -185,10 +194,19 @@ func awaited(b *testing.B, done <-chan struct{}) {
 
 // BenchmarkStart measures from the answer's request to the arrival of the push, while nothing else is
 // to be done.
-func BenchmarkStart(b *testing.B) {
+func BenchmarkStart(b *testing.B) { starts(b, 0) }
+
+// BenchmarkStartBesidePoison is BenchmarkStart while another queue has ten jobs that the same target fails at
+// again and again.
+func BenchmarkStartBesidePoison(b *testing.B) { starts(b, 10) }
+
+func starts(b *testing.B, poison int) {
 	onBoth(b, func(b *testing.B, settings func() service.Settings) {
 		arrived := make(chan time.Time, 1)
 		url, _ := benched(b, settings(), 10, func(*http.Request) { arrived <- time.Now() })
+		for range poison {
+			request202(b, url+"/jobs", `{"queue":"poison","payload":1}`)
+		}
 		var took []time.Duration
 		for range 200 {
 			<-time.After(15 * time.Millisecond)
