@@ -11,7 +11,8 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 )
 
-// maxOwner is the longest name of an owner in bytes.
+// maxOwner is the longest name of an owner in bytes. An index of PostgreSQL takes less than 2.7 kB, and has to
+// hold it encoded, and before a name of the owner's own.
 const maxOwner = 512
 
 // Guard adds routes for those whom Check lets pass.
@@ -36,6 +37,9 @@ func (g Guard) Wrap(h Handler) Handler {
 		if err := g.Check(c); err != nil {
 			return err
 		}
+		if !c.Any() && len(c.Owner) > maxOwner {
+			return errTooLong()
+		}
 		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
 	}
 }
@@ -58,6 +62,8 @@ func MayUse(ctx context.Context, owner string) bool {
 // OwnerOf returns whom something belongs to that the caller makes for wanted, which is empty for the caller itself.
 func OwnerOf(c service.Caller, wanted string) (string, error) {
 	switch {
+	case wanted == "" && len(c.Owner) > maxOwner:
+		return "", errTooLong()
 	case wanted == "":
 		return c.Owner, nil
 	case len(wanted) > maxOwner || !utf8.ValidString(wanted) || strings.ContainsFunc(wanted, unicode.IsControl):
@@ -66,6 +72,10 @@ func OwnerOf(c service.Caller, wanted string) (string, error) {
 		return "", problem.New(problem.Forbidden, "Only the app itself and operators may name another owner than the caller.")
 	}
 	return wanted, nil
+}
+
+func errTooLong() error {
+	return problem.New(problem.Forbidden, "The access token names an owner of more than %d bytes, nothing can be kept for it.", maxOwner)
 }
 
 // OwnerNamed is OwnerOf for who sent the request of ctx, where a service or an operator that names no owner
