@@ -93,9 +93,9 @@ func (g *guard) checkURL(raw string) error {
 	case errors.Is(err, egress.ErrOwn):
 		return problem.New(problem.InvalidRequest, "url must not point to the gateway itself.")
 	case class == overPlain && (err != nil || !egress.IsAddress(u) && len(g.private) == 0):
-		return problem.New(problem.InvalidRequest, "url must begin with https://; plain http is for what allow_private names.")
+		return problem.New(problem.InvalidRequest, "url must begin with https://; plain http is for what allow_private names, and user_private opens to endpoints with an owner.")
 	case err != nil:
-		return problem.New(problem.InvalidRequest, "url must not point to a private or reserved address; allow_private can allow its network.")
+		return problem.New(problem.InvalidRequest, "url must not point to a private or reserved address; allow_private can allow its network, and user_private opens that to endpoints with an owner.")
 	}
 	return nil
 }

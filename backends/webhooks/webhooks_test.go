@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -128,99 +127,6 @@ func (a asked) until(who, delivery, state string) {
 	a.t.Errorf("got %v, want it %s", got, state)
 }
 
-// TestOwners: each user has endpoints, events and deliveries of their own, and events go to their owner's
-// endpoints alone.
-func TestOwners(t *testing.T) { pgtest.Each(t, testOwners) }
-
-func testOwners(t *testing.T, url string) {
-	sink := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	defer sink.Close()
-	config := loopback()
-	config.UserPrivate = true
-	s, _ := newService(t, config, url)
-	a := asked{t, s}
-	hook := `{"url":"` + sink.URL + `/in"}`
-	id := map[string]string{}
-	for _, who := range []string{"ann", "bob", ""} {
-		made := a.as(who, "POST", "/endpoints", hook, 201)
-		id[who], _ = made["id"].(string)
-		if owner, _ := made["owner"].(string); owner != who {
-			t.Errorf("the endpoint of %q belongs to %q", who, owner)
-		}
-	}
-	a.as("ann", "POST", "/endpoints", `{"owner":"bob",`+hook[1:], 403)
-	named := a.as("", "POST", "/endpoints", `{"owner":"cem",`+hook[1:], 201)
-	if got := a.ids("cem", "/endpoints"); len(got) != 1 || got[0] != named["id"] {
-		t.Errorf("cem sees %v, want what was made in his name", got)
-	}
-
-	// What is others' is not there.
-	for _, other := range []string{id["bob"], id[""], "ep_none"} {
-		a.as("ann", "GET", "/endpoints/"+other, "", 404)
-		a.as("ann", "PUT", "/endpoints/"+other, hook, 404)
-		a.as("ann", "DELETE", "/endpoints/"+other, "", 404)
-	}
-	a.as("ann", "PUT", "/endpoints/"+id["ann"], hook, 200)
-	a.as("", "PUT", "/endpoints/"+id["ann"], `{"owner":"bob",`+hook[1:], 400)
-	a.as("", "PUT", "/endpoints/"+id["ann"], hook, 200)
-	if got := a.ids("ann", "/endpoints"); !slices.Equal(got, []string{id["ann"]}) {
-		t.Errorf("ann sees the endpoints %v", got)
-	}
-	if got := a.ids("ann", "/endpoints?owner=bob"); !slices.Equal(got, []string{id["ann"]}) {
-		t.Errorf("ann sees the endpoints %v", got)
-	}
-	if got := a.ids("", "/endpoints?owner=bob"); !slices.Equal(got, []string{id["bob"]}) {
-		t.Errorf("of bob's endpoints an operator sees %v", got)
-	}
-	if got := a.ids("", "/endpoints"); len(got) != 4 {
-		t.Errorf("an operator sees the endpoints %v, want all", got)
-	}
-
-	// The same id is each owner's own, and its event goes to the owner's endpoints.
-	for _, who := range []string{"ann", "bob", ""} {
-		got := a.as(who, "POST", "/events", `{"id":"e1","type":"order.created","payload":"`+who+`"}`, 202)
-		if got["deliveries"] != 1.0 || got["id"] != "e1" || got["duplicate"] != nil {
-			t.Errorf("%q: got %v, want one delivery", who, got)
-		}
-	}
-	a.as("ann", "POST", "/events", `{"id":"e1","type":"order.created","payload":"bob"}`, 409)
-	if got := a.as("", "POST", "/events", `{"owner":"ann","id":"e1","type":"order.created","payload":"ann"}`, 202); got["duplicate"] != true {
-		t.Errorf("the same event in her name: got %v, want a duplicate", got)
-	}
-	a.as("ann", "POST", "/events", `{"owner":"bob","type":"order.created","payload":1}`, 403)
-	mine := a.ids("ann", "/deliveries")
-	if len(mine) != 1 {
-		t.Fatalf("ann sees the deliveries %v, want one", mine)
-	}
-	if got := a.ids("ann", "/deliveries?endpoint="+id["bob"]); len(got) != 0 {
-		t.Errorf("ann sees deliveries to bob's endpoint: %v", got)
-	}
-	if got := a.ids("", "/deliveries?owner=ann"); !slices.Equal(got, mine) {
-		t.Errorf("of ann's deliveries an operator sees %v, want %v", got, mine)
-	}
-	if got := a.as("ann", "GET", "/deliveries/"+mine[0], "", 200); got["event_id"] != "e1" || got["owner"] != "ann" {
-		t.Errorf("got %v", got)
-	}
-	a.as("bob", "GET", "/deliveries/"+mine[0], "", 404)
-	a.as("bob", "POST", "/deliveries/"+mine[0]+"/retry", "", 404)
-	a.until("ann", mine[0], delivered)
-	a.as("ann", "POST", "/deliveries/"+mine[0]+"/retry", "", 202)
-	a.as("ann", "DELETE", "/endpoints/"+id["ann"], "", 204)
-}
-
-// TestOwnersBounds: one owner's endpoints leave room for others'.
-func TestOwnersBounds(t *testing.T) {
-	s, _ := newService(t, Config{}, "")
-	a := asked{t, s}
-	const hook = `{"url":"https://hooks.example.com/in"}`
-	for range maxOwnEndpoints {
-		a.as("ann", "POST", "/endpoints", hook, 201)
-	}
-	a.as("ann", "POST", "/endpoints", hook, 422)
-	a.as("bob", "POST", "/endpoints", hook, 201)
-	a.as("", "POST", "/endpoints", hook, 201)
-}
-
 // TestUsersPlaces: what allow_private opens is open to nobody's endpoints, and to users' with user_private,
 // when they are made and when they are sent to.
 func TestUsersPlaces(t *testing.T) {
@@ -260,10 +166,16 @@ func TestUsersPlaces(t *testing.T) {
 func TestExamine(t *testing.T) { pgtest.Each(t, testExamine) }
 
 func testExamine(t *testing.T, url string) {
-	s, _ := newService(t, loopback(), url)
-	front := httptest.NewServer(asOperator(s))
+	config := loopback()
+	config.UserPrivate = true
+	s, _ := newService(t, config, url)
+	front, users := httptest.NewServer(asOperator(s)), httptest.NewServer(s)
 	defer front.Close()
-	webhookstest.Examine(t, front.URL, front.Client())
+	defer users.Close()
+	webhookstest.Examine(t, front.URL, front.Client(), webhookstest.Users{
+		Base: users.URL,
+		As:   func(r *http.Request, user string) { r.Header.Set(service.SubjectHeader, user) },
+	})
 }
 
 func TestConfigIsValidated(t *testing.T) {

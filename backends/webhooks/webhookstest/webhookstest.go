@@ -18,11 +18,19 @@ import (
 // the backoff of a slow machine.
 const patience = 60 * time.Second
 
-// Examine judges the webhooks backend at base, such as http://127.0.0.1:8080. It listens on
-// 127.0.0.1 itself, so the backend must be configured with allow_private 127.0.0.0/8. Endpoints
-// and events that are there already do not disturb it.
-func Examine(t *testing.T, base string, client *http.Client) {
-	x := &examiner{base: strings.TrimSuffix(base, "/"), client: client}
+// Users are the way in for users.
+type Users struct {
+	// Base is where the backend answers them.
+	Base string
+	// As makes the request one of the named user.
+	As func(r *http.Request, user string)
+}
+
+// Examine judges the webhooks backend at base, such as http://127.0.0.1:8080, where every caller is an
+// operator, and at users.Base. It listens on 127.0.0.1 itself, so the backend must be configured with
+// allow_private 127.0.0.0/8 and user_private. Endpoints and events that are there already do not disturb it.
+func Examine(t *testing.T, base string, client *http.Client, users Users) {
+	x := &examiner{base: strings.TrimSuffix(base, "/"), client: client, users: users, as: func(*http.Request) {}}
 	t.Run("endpoint-life", x.endpointLife)
 	t.Run("signed-delivery", x.signedDelivery)
 	t.Run("types", x.types)
@@ -36,15 +44,21 @@ func Examine(t *testing.T, base string, client *http.Client) {
 	t.Run("deleted-endpoint", x.deletedEndpoint)
 	t.Run("pages", x.pages)
 	t.Run("bad-input", x.badInput)
+	t.Run("owners", x.owners)
+	t.Run("owners-events", x.ownersEvents)
+	t.Run("owners-bounds", x.ownersBounds)
 }
 
 type examiner struct {
 	base   string
 	client *http.Client
+	users  Users
+	as     func(r *http.Request) // makes a request the caller's
 }
 
 type endpoint struct {
 	ID     string   `json:"id"`
+	Owner  string   `json:"owner"`
 	URL    string   `json:"url"`
 	Types  []string `json:"types"`
 	State  string   `json:"state"`
@@ -59,6 +73,7 @@ type event struct {
 
 type delivery struct {
 	ID         string `json:"id"`
+	Owner      string `json:"owner"`
 	EventID    string `json:"event_id"`
 	EventType  string `json:"event_type"`
 	EndpointID string `json:"endpoint_id"`
@@ -83,6 +98,7 @@ func (x *examiner) raw(t *testing.T, method, path, contentType, body string) (in
 	if contentType != "" {
 		r.Header.Set("Content-Type", contentType)
 	}
+	x.as(r)
 	resp, err := x.client.Do(r)
 	if err != nil {
 		t.Fatal(err)
@@ -131,6 +147,7 @@ func (x *examiner) endpoint(t *testing.T, url string, types ...string) endpoint 
 			t.Error(err)
 			return
 		}
+		x.as(r)
 		if resp, err := x.client.Do(r); err == nil {
 			_ = resp.Body.Close()
 		}
