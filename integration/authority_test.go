@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // right is one call and what each caller is answered: nobody, the user whose resource it is, another user,
@@ -83,8 +85,9 @@ var rights = []right{
 	{"webhooks", "POST", "/events", `{"type":"order.shipped","payload":1,"owner":"nobody-else"}`, 401, 403, 202, 403, "", ""},
 	{"webhooks", "POST", "/events", `{"type":"order.none","payload":1}`, 401, 202, 202, 202, "", ""},
 	{"webhooks", "GET", "/deliveries", "", 401, 200, 200, 200, "", ""},
-	{"webhooks", "GET", "/deliveries/none", "", 401, 404, 404, 404, "", ""},
-	{"webhooks", "POST", "/deliveries/none/retry", "", 401, 404, 404, 404, "", ""},
+	{"webhooks", "GET", "/deliveries/{id}", "", 401, 404, 200, 200, "delivery", ""},
+	{"webhooks", "POST", "/deliveries/{id}/retry", "", 401, 404, 202, 0, "delivery", ""},
+	{"webhooks", "POST", "/deliveries/{id}/retry", "", 401, 404, 0, 202, "delivery", ""},
 	{"webhooks", "GET", "/received", "", 401, 403, 200, 403, "", ""},
 	{"cache", "PUT", "/cache/mine", "value", 401, 201, 201, 201, "", ""},
 	{"cache", "GET", "/cache/mine", "", 401, 200, 200, 200, "", ""},
@@ -192,6 +195,9 @@ func TestRights(t *testing.T) {
 					t.Fatalf("got %d %s", status, answer)
 				}
 				path = strings.Replace(path, "{name}", name, 1)
+			case "delivery":
+				made++
+				path = strings.Replace(path, "{id}", e.failedDelivery(t, ann, "order.number"+strconv.Itoa(made)), 1)
 			default:
 				status, answer := call(t, http.MethodPost, e.base+r.first, ann, r.firstBody)
 				var resource struct{ ID string }
@@ -217,4 +223,31 @@ func TestRights(t *testing.T) {
 			}
 		})
 	}
+}
+
+// failedDelivery returns the id of a delivery of the token's owner that was tried in vain.
+func (e *example) failedDelivery(t *testing.T, token, typ string) string {
+	t.Helper()
+	if status, answer := call(t, http.MethodPost, e.base+"/endpoints", token, `{"url":"https://hooks.invalid/","types":["`+typ+`"]}`); status != http.StatusCreated {
+		t.Fatalf("got %d %s", status, answer)
+	}
+	if status, answer := call(t, http.MethodPost, e.base+"/events", token, `{"type":"`+typ+`","payload":1}`); status != http.StatusAccepted {
+		t.Fatalf("got %d %s", status, answer)
+	}
+	var id string
+	eventually(t, 30*time.Second, func() error {
+		_, answer := call(t, http.MethodGet, e.base+"/deliveries?state=retrying&limit=1", token, "")
+		var l struct {
+			Items []struct {
+				ID   string
+				Type string `json:"event_type"`
+			}
+		}
+		if err := json.Unmarshal([]byte(answer), &l); err != nil || len(l.Items) == 0 || l.Items[0].Type != typ {
+			return fmt.Errorf("no delivery was tried: %s, %v", answer, err)
+		}
+		id = l.Items[0].ID
+		return nil
+	})
+	return id
 }

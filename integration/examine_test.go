@@ -45,6 +45,7 @@ const inProcess = `{
 		}
 		backend webhooks {
 			allow_private 127.0.0.0/8
+			user_private
 		}
 		backend cache {
 			fill_allow 127.0.0.1
@@ -78,6 +79,9 @@ http://127.0.0.1:%[3]s {
 		@webhooks path /events /endpoints /endpoints/* /deliveries /deliveries/* /received
 		handle @webhooks {
 			backend webhooks as operator
+		}
+		handle_path /own/* {
+			backend webhooks
 		}
 		handle /uploads/* {
 			backend uploads
@@ -117,8 +121,9 @@ http://127.0.0.1:%[3]s {
 			audience api
 			optional
 		}
-		@users path /uploads/*
+		@users path /uploads/* /own/*
 		handle @users {
+			uri strip_prefix /own
 			reverse_proxy 127.0.0.1:%[4]s {
 				header_up Gatehouse-Subject {http.jwt_auth.header.id}
 				header_up Gatehouse-Role {http.jwt_auth.roles}
@@ -149,7 +154,7 @@ const splitBackends = `{
 	"backends": {
 		"identity": {"admin_secret": "admin"},
 		"jobs": {"queues": {"examine": {"attempts": 3, "backoff": "fixed 50ms"}, "examine-pull": {"pull": true, "attempts": 3, "backoff": "fixed 50ms"}, "examine-full": {"pull": true, "waiting": 3, "key_waiting": 2}, "examine-ordered": {"ordered": true}}, "allow": ["127.0.0.1"]},
-		"webhooks": {"allow_private": ["127.0.0.0/8"]},
+		"webhooks": {"allow_private": ["127.0.0.0/8"], "user_private": true},
 		"cache": {"fill_allow": ["127.0.0.1"]}
 	}
 }`
@@ -222,7 +227,9 @@ func (e *example) examine(t *testing.T, identity identitytest.Options) {
 			"locks":    func(t *testing.T) { lockstest.Examine(t, e.base, client) },
 			"flags":    func(t *testing.T) { flagstest.Examine(t, e.base, client) },
 			"identity": func(t *testing.T) { identitytest.Examine(t, e.base, client, identity) },
-			"webhooks": func(t *testing.T) { webhookstest.Examine(t, e.base, client) },
+			"webhooks": func(t *testing.T) {
+				webhookstest.Examine(t, e.base, client, webhookstest.Users{Base: e.base + "/own", As: as})
+			},
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
