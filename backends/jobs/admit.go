@@ -9,16 +9,14 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/longpoll"
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/tally"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
 const (
-	// countFor is how long a number of waiting jobs, and what is being drained, is believed. What this
-	// instance itself takes in is added at once, so a cap is passed only by what others take in meanwhile.
-	countFor = time.Second
-	// maxTallies bounds how many numbers are remembered.
-	maxTallies = 10_000
+	// countFor is how long a number of waiting jobs, and what is being drained, is believed.
+	countFor = tally.Fresh
 	// drainRetry is the Retry-After of a queue that takes no jobs.
 	drainRetry = 10 * time.Second
 )
@@ -31,11 +29,11 @@ type apiState struct {
 	awaiting  *awaiting
 	vain      *vain // fetches for them that a bound has kept from any job
 	drained   drained
-	tallies   tallies
+	tallies   *tally.Tallies[lot]
 }
 
 func newAPIState() apiState {
-	return apiState{callbacks: newBell(), bells: newBells(), awaiting: newAwaiting(), vain: &vain{last: map[string]time.Time{}}, tallies: tallies{known: map[lot]tally{}}}
+	return apiState{callbacks: newBell(), bells: newBells(), awaiting: newAwaiting(), vain: &vain{last: map[string]time.Time{}}, tallies: tally.New[lot]()}
 }
 
 func noRows(err error) bool { return errors.Is(err, sql.ErrNoRows) }
@@ -76,7 +74,7 @@ func (s *Service) admit(ctx context.Context, orders []order) error {
 		over, err := s.overWaiting(ctx, l, n[l])
 		if err != nil || over {
 			for _, taken := range lots[:i] {
-				s.tallies.add(taken, -n[taken])
+				s.tallies.Add(taken, -n[taken])
 			}
 			if err != nil {
 				return err
@@ -120,21 +118,7 @@ const jobOverhead = 1 << 10
 // overWaiting says whether n more would be more than may be. If not, they count from now on.
 func (s *Service) overWaiting(ctx context.Context, l lot, n int) (bool, error) {
 	most := s.most(l)
-	if over, known := s.tallies.take(l, n, most); known {
-		return over, nil
-	}
-	s.tallies.counting.Lock()
-	defer s.tallies.counting.Unlock()
-	if over, known := s.tallies.take(l, n, most); known { // somebody else has counted
-		return over, nil
-	}
-	now, err := s.count(ctx, l, most)
-	if err != nil {
-		return false, err
-	}
-	s.tallies.set(l, now)
-	over, _ := s.tallies.take(l, n, most)
-	return over, nil
+	return s.tallies.Take(l, n, most, func() (int, error) { return s.count(ctx, l, most) })
 }
 
 // count reads how much of a lot there is. It stops where that is more than most.
@@ -156,57 +140,6 @@ func (s *Service) count(ctx context.Context, l lot, most int) (n int, err error)
 		return 0, fmt.Errorf("counting waiting jobs: %w", err)
 	}
 	return n, nil
-}
-
-// tallies remembers how many jobs wait.
-type tallies struct {
-	counting sync.Mutex // one count at a time
-	mu       sync.Mutex
-	known    map[lot]tally
-}
-
-type tally struct {
-	n  int
-	at time.Time
-}
-
-// take adds n if the sum is not above most. known says that the number is fresh enough to tell.
-func (t *tallies) take(l lot, n, most int) (over, known bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c, ok := t.known[l]
-	if !ok || time.Since(c.at) > countFor {
-		return false, false
-	}
-	if c.n+n > most {
-		return true, true
-	}
-	c.n += n
-	t.known[l] = c
-	return false, true
-}
-
-func (t *tallies) add(l lot, n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if c, ok := t.known[l]; ok {
-		c.n += n
-		t.known[l] = c
-	}
-}
-
-func (t *tallies) set(l lot, n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.known) >= maxTallies {
-		for old, c := range t.known {
-			if len(t.known) < maxTallies/2 && time.Since(c.at) < countFor {
-				break
-			}
-			delete(t.known, old)
-		}
-	}
-	t.known[l] = tally{n, time.Now()}
 }
 
 // drained remembers which queues are being drained.

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
@@ -229,36 +228,6 @@ func TestOwnerBytes(t *testing.T) {
 	if w := send(s, http.MethodPut, "/jobs/"+id, `{"payload":"`+strings.Repeat("x", 200<<10)+`"}`, ann...); w.Code != http.StatusTooManyRequests {
 		t.Errorf("another payload: got %d %s", w.Code, w.Body)
 	}
-}
-
-func TestTallies(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ts := tallies{known: map[lot]tally{}}
-		l := lot{queue: "q"}
-		if _, known := ts.take(l, 1, 10); known {
-			t.Error("knows what nobody counted")
-		}
-		ts.set(l, 8)
-		for i, want := range []bool{false, false, true} {
-			if over, known := ts.take(l, 1, 10); over != want || !known {
-				t.Errorf("%d: got over %v, known %v", i, over, known)
-			}
-		}
-		ts.add(l, -1)
-		if over, _ := ts.take(l, 2, 10); !over {
-			t.Error("took two for one place")
-		}
-		<-time.After(countFor + time.Millisecond)
-		if _, known := ts.take(l, 1, 10); known {
-			t.Error("believes an old number")
-		}
-		for i := range 3 * maxTallies {
-			ts.set(lot{queue: "q", key: fmt.Sprint(i)}, 1)
-		}
-		if len(ts.known) > maxTallies {
-			t.Errorf("remembers %d numbers", len(ts.known))
-		}
-	})
 }
 
 func TestBells(t *testing.T) {

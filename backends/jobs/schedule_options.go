@@ -180,7 +180,7 @@ func (s *Service) fit(ctx context.Context, sc *schedule, n int) (int, error) {
 				continue
 			}
 			for _, counted := range lots[:i] {
-				s.tallies.add(counted, -1)
+				s.tallies.Add(counted, -1)
 			}
 			return taken, err
 		}

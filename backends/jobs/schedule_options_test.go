@@ -102,7 +102,7 @@ func TestScheduleWaitsForRoom(t *testing.T) {
 		t.Errorf("a run by hand: got %d %s", w.Code, w.Body)
 	}
 	s.exec(t, "UPDATE river_job SET state = 'completed', finalized_at = "+s.q.now)
-	s.tallies.set(lot{queue: "q"}, 1)
+	s.tallies.Set(lot{queue: "q"}, 1)
 	// Three ticks and room for one: the others stay due.
 	ticks := []time.Time{after.next, after.next.Add(time.Hour), after.next.Add(2 * time.Hour)}
 	if _, err := s.fire(t.Context(), &after, after.next.Add(3*time.Hour), ticks); err != nil {
