@@ -13,6 +13,8 @@ import (
 const (
 	defaultTimeout = 15 * time.Second
 	maxTimeout     = 2 * time.Minute
+	// minOwnerBytes is the smallest owner_bytes: the largest event fits, with deliveries.
+	minOwnerBytes = 1 << 20
 )
 
 // Config is the configuration of the webhooks backend. The zero value works: it sends to public
@@ -30,6 +32,10 @@ type Config struct {
 	// UserPrivate says that AllowPrivate holds for endpoints with an owner, too. Default: off, for nobody's
 	// endpoints alone: users' are strangers' places.
 	UserPrivate bool `json:"user_private,omitempty"`
+	// OwnerBytes bounds the events of one owner, which are kept for 30 days: their payloads, and 1KiB for each
+	// and for each of its deliveries. More are refused with 429. It is counted once a second at most. Default:
+	// no bound.
+	OwnerBytes unit.Size `json:"owner_bytes,omitempty"`
 	// Timeout is how long one attempt may take, from dialling to the last byte of the answer, up to
 	// 2m. Default: 15s.
 	Timeout unit.Duration `json:"timeout,omitempty"`
@@ -39,6 +45,9 @@ type Config struct {
 func (c Config) Validate() error {
 	if c.Timeout.Std() > maxTimeout {
 		return fmt.Errorf("timeout must be at most %s, not %s", maxTimeout, c.Timeout)
+	}
+	if c.OwnerBytes < 0 || c.OwnerBytes > 0 && c.OwnerBytes < minOwnerBytes {
+		return fmt.Errorf("owner_bytes %s is too small, give at least %s", c.OwnerBytes, unit.Size(minOwnerBytes))
 	}
 	if err := c.Authority.Validate(); err != nil {
 		return err

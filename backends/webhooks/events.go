@@ -2,6 +2,7 @@ package webhooks
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -14,6 +15,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
+	"github.com/gatehouse-proxy/gatehouse/internal/unit"
 )
 
 const (
@@ -21,6 +23,8 @@ const (
 	// maxEventBody leaves room for the type and the id around a payload of full size.
 	maxEventBody = maxPayload + 4<<10
 	maxEventID   = 128
+	// rowBytes is what an event, and each of its deliveries, counts against the owner's bytes beyond its payload.
+	rowBytes = 1 << 10
 )
 
 // eventInput is the body of POST /events.
@@ -75,6 +79,9 @@ func (s *Service) createEvent(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer stored()
+	if _, err = s.over(r.Context(), owner, 0); err != nil { // counts, if need be, before the transaction
+		return err
+	}
 	var out accepted
 	err = s.db.InTx(r.Context(), func(tx *sql.Tx) error {
 		out, err = s.publish(r.Context(), tx, in, body, now)
@@ -89,17 +96,47 @@ func (s *Service) createEvent(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WriteJSON(w, http.StatusAccepted, out)
 }
 
+// over reports whether so many bytes more would be more than the owner may have. If not, they count from now on,
+// for a second also if the event is not stored in the end.
+func (s *Service) over(ctx context.Context, owner string, size int) (bool, error) {
+	if owner == "" || s.ownerBytes == 0 {
+		return false, nil
+	}
+	return s.tallies.Take(owner, size, s.ownerBytes, func() (int, error) { return s.bytesOf(ctx, owner) })
+}
+
+func (s *Service) tooMuch() error {
+	e := problem.New(problem.QuotaExceeded, "The owner's events, which are kept for 30 days, would have more than %s with their deliveries: try again when some are gone.", unit.Size(s.ownerBytes))
+	e.RetryAfter = sweepEvery
+	return e
+}
+
+// bytesOf measures an owner's events and deliveries. It stops where they have more bytes than they may.
+func (s *Service) bytesOf(ctx context.Context, owner string) (n int, err error) {
+	err = s.db.Read.QueryRowContext(ctx, fmt.Sprintf(`SELECT CAST(
+			(SELECT COALESCE(SUM(size), 0) FROM (SELECT size + %[1]d AS size FROM webhooks_events WHERE owner = $1 LIMIT $2) AS events) +
+			(SELECT COUNT(*) * %[1]d FROM (SELECT 1 FROM webhooks_deliveries WHERE owner = $1 LIMIT $2) AS deliveries)
+		AS BIGINT)`, rowBytes), owner, s.ownerBytes/rowBytes+1).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("measuring an owner's events: %w", err)
+	}
+	return n, nil
+}
+
 // publish stores the event, and a delivery with its job for each endpoint that wants it.
 func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body []byte, now time.Time) (accepted, error) {
 	out, stored := accepted{ID: in.ID}, service.Scoped(in.Owner, in.ID)
-	n, err := affected(tx.ExecContext(ctx, "INSERT INTO webhooks_events (id, type, body, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING",
-		stored, in.Type, body, now.UnixMilli()))
+	n, err := affected(tx.ExecContext(ctx, "INSERT INTO webhooks_events (id, type, body, created_at, owner, size) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
+		stored, in.Type, body, now.UnixMilli(), in.Owner, len(body)))
 	if err != nil {
 		return out, fmt.Errorf("storing the event: %w", err)
 	}
 	if n == 0 {
 		out.Duplicate = true
 		return out, sameEvent(ctx, tx, in)
+	}
+	if over, err := s.over(ctx, in.Owner, len(body)+rowBytes); err != nil || over {
+		return out, cmp.Or(err, s.tooMuch())
 	}
 	rows, err := tx.QueryContext(ctx, "SELECT "+endpointColumns+" FROM webhooks_endpoints WHERE owner = $1 AND state = $2 ORDER BY seq", in.Owner, active)
 	endpoints, err := collect(rows, err, scanEndpoint)
@@ -121,6 +158,7 @@ func (s *Service) publish(ctx context.Context, tx *sql.Tx, in eventInput, body [
 		}
 		out.Deliveries++
 	}
+	s.tallies.Add(in.Owner, out.Deliveries*rowBytes)
 	return out, nil
 }
 

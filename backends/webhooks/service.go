@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/httpapi"
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/tally"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 )
@@ -62,6 +63,9 @@ type Service struct {
 	own    outlet // of nobody's endpoints
 	users  outlet // of those with an owner
 	router *httpapi.Router
+
+	ownerBytes int // of Config
+	tallies    *tally.Tallies[string]
 }
 
 // outlet is the way to endpoints.
@@ -110,7 +114,7 @@ func New(c Config, d Deps) (*Service, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Service{db: d.DB, jobs: d.Jobs, log: d.Log}
+	s := &Service{db: d.DB, jobs: d.Jobs, log: d.Log, ownerBytes: int(c.OwnerBytes), tallies: tally.New[string]()}
 	var err error
 	if s.own, err = newOutlet(c.AllowPrivate, c.Timeout.Or(defaultTimeout)); err != nil {
 		return nil, err

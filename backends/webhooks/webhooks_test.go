@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/backends/internal/tally"
 	"github.com/gatehouse-proxy/gatehouse/backends/webhooks/webhookstest"
 	"github.com/gatehouse-proxy/gatehouse/integration/pgtest"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
@@ -127,6 +128,71 @@ func (a asked) until(who, delivery, state string) {
 	a.t.Errorf("got %v, want it %s", got, state)
 }
 
+// TestOwnerBytes: an owner's events have their bytes, whoever sends them, with their deliveries, and another
+// owner's are not refused.
+func TestOwnerBytes(t *testing.T) { pgtest.Each(t, testOwnerBytes) }
+
+func testOwnerBytes(t *testing.T, url string) {
+	s, _ := newService(t, Config{OwnerBytes: minOwnerBytes}, url)
+	s.jobs = idleJobs{s.jobs}
+	a := asked{t, s}
+	event := func(id string) string {
+		return `{"id":"` + id + `","type":"a","payload":"` + strings.Repeat("x", 200<<10) + `"}`
+	}
+	for i := range 5 {
+		a.as("ann", "POST", "/events", event(strconv.Itoa(i)), 202)
+		a.as("ann", "POST", "/events", event("0"), 202) // which is there already, and takes no bytes
+	}
+	counted := func() int {
+		n, err := s.bytesOf(t.Context(), "ann")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := counted(); n < 5*(201<<10) || n > minOwnerBytes {
+		t.Errorf("5 events of 200 KiB have %d bytes", n)
+	}
+	// What is known in memory and what is counted anew agree.
+	for _, tallies := range []*tally.Tallies[string]{s.tallies, tally.New[string]()} {
+		s.tallies = tallies
+		if got := a.as("ann", "POST", "/events", event("more"), 429); !strings.Contains(got["detail"].(string), "1.0 MiB") {
+			t.Errorf("got %v, want the bound", got)
+		}
+		a.as("", "POST", "/events", `{"owner":"ann",`+event("more")[1:], 429)
+		a.as("bob", "POST", "/events", event("more"), 202)
+		a.as("", "POST", "/events", event("more"), 202)
+	}
+
+	for range 40 {
+		a.as("cem", "POST", "/endpoints", `{"url":"https://hooks.example.com/in"}`, 201)
+	}
+	sent, small := 0, (*httptest.ResponseRecorder)(nil)
+	for ; sent < 100 && (small == nil || small.Code == 202); sent++ {
+		small = httptest.NewRecorder()
+		r := httptest.NewRequest("POST", "/events", strings.NewReader(`{"type":"a","payload":1}`))
+		r.Header.Set(service.SubjectHeader, "cem")
+		s.ServeHTTP(small, r)
+	}
+	if small.Code != 429 || small.Header().Get("Retry-After") == "" || sent > 1+minOwnerBytes/rowBytes/40 {
+		t.Errorf("got %d %s after %d events of 40 deliveries each", small.Code, small.Body, sent)
+	}
+
+	if n, err := s.bytesOf(t.Context(), "cem"); err != nil || n < (sent-1)*41*rowBytes {
+		t.Errorf("%d events of 40 deliveries each have %d bytes, %v", sent-1, n, err)
+	}
+
+	// There is room again when the old ones are gone.
+	if err := s.sweep(t.Context(), time.Now().Add(retention+time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	s.tallies = tally.New[string]()
+	if n := counted(); n != 0 {
+		t.Errorf("after the sweep there are %d bytes", n)
+	}
+	a.as("ann", "POST", "/events", event("more"), 202)
+}
+
 // TestUsersPlaces: what allow_private opens is open to nobody's endpoints, and to users' with user_private,
 // when they are made and when they are sent to.
 func TestUsersPlaces(t *testing.T) {
@@ -194,6 +260,9 @@ func TestConfigIsValidated(t *testing.T) {
 		"words":      {AllowPrivate: []string{"private"}},
 		"mapped":     {AllowPrivate: []string{"::ffff:10.0.0.0/104"}},
 		"long-pause": {Timeout: 1 << 60},
+		"no-event":   {OwnerBytes: 100 << 10},
+		"negative":   {OwnerBytes: -1},
+		"one-owner":  {Authority: service.Authority{Owner: "acme"}},
 	} {
 		if err := c.Validate(); err == nil {
 			t.Errorf("%s: got no error", name)
