@@ -56,7 +56,8 @@ type Config struct {
 	// lives as long anew. Default: 30d.
 	RefreshTTL unit.Duration `json:"refresh_ttl,omitempty"`
 	// RefreshGrace is how long a refresh token may be used again after its first use, up to 5m, for clients
-	// that lose the answer. Who uses one later ends its session. Default: 0s, at once.
+	// that lose the answer or refresh twice at once: it gives the same next one each time, until that is used.
+	// Who uses one later ends its session. Default: 0s, at once.
 	RefreshGrace unit.Duration `json:"refresh_grace,omitempty"`
 	// Attempts is how many logins to one account may fail in a time, over all instances that share the
 	// database and over their restarts. A login forgets the account's failures, as does a new password.

@@ -159,6 +159,7 @@ func insertRefresh(ctx context.Context, tx *sql.Tx, hash, session string, genera
 type refreshRow struct {
 	user                            User
 	session                         string
+	successor                       string
 	usedAt, expires                 int64 // unix milliseconds
 	authTime, accessExp, generation int64
 }
@@ -172,9 +173,9 @@ func lockRefresh(ctx context.Context, tx *sql.Tx, token string) (r refreshRow, e
 		r.user, err = lockUser(ctx, tx, byID(userID))
 	}
 	if err == nil {
-		err = tx.QueryRowContext(ctx, `SELECT s.id, r.used_at, r.expires_at, s.auth_time, s.access_exp, s.generation
+		err = tx.QueryRowContext(ctx, `SELECT s.id, r.successor, r.used_at, r.expires_at, s.auth_time, s.access_exp, s.generation
 			FROM identity_refresh r JOIN identity_sessions s ON s.id = r.session_id WHERE r.hash = $1`, hash).
-			Scan(&r.session, &r.usedAt, &r.expires, &r.authTime, &r.accessExp, &r.generation)
+			Scan(&r.session, &r.successor, &r.usedAt, &r.expires, &r.authTime, &r.accessExp, &r.generation)
 	}
 	switch {
 	case sqldb.NoRow(err) || errors.Is(err, ErrNoUser):
@@ -186,8 +187,8 @@ func lockRefresh(ctx context.Context, tx *sql.Tx, token string) (r refreshRow, e
 }
 
 // rotate gives the next tokens for a refresh token. One that was used before ends its session, unless that was
-// within the grace and nothing made from it has been used: errReused, with what that revoked. Without room it
-// revokes nothing.
+// within the grace and nothing made from it has been used: errReused, with what that revoked. Within the grace
+// it gives the same next refresh token again. Without room it revokes nothing.
 func (u *Users) rotate(ctx context.Context, token string, l lives, room bool) (g grant, revoked []Revocation, err error) {
 	reused := false
 	err = u.db.InTx(ctx, func(tx *sql.Tx) error {
@@ -204,7 +205,11 @@ func (u *Users) rotate(ctx context.Context, token string, l lives, room bool) (g
 		if r.user.Disabled || r.expires <= now.UnixMilli() {
 			return errRefresh
 		}
-		g, err = u.next(ctx, tx, r, refreshHash(token), l, now)
+		if next, ok := unseal(token, r.successor); ok && r.usedAt != 0 {
+			g, err = again(ctx, tx, r, next, l, now)
+			return err
+		}
+		g, err = u.next(ctx, tx, r, token, l, now)
 		return err
 	})
 	if err == nil && reused {
@@ -213,20 +218,39 @@ func (u *Users) rotate(ctx context.Context, token string, l lives, room bool) (g
 	return g, revoked, err
 }
 
+// again gives a new access token with the refresh token that was given before.
+func again(ctx context.Context, tx *sql.Tx, r refreshRow, next string, l lives, now time.Time) (g grant, err error) {
+	at, err := issue(ctx, tx, r.user, now)
+	if err != nil {
+		return g, err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE identity_sessions SET access_exp = $1 WHERE id = $2`, max(r.accessExp, at.Add(l.access).Unix()), r.session)
+	if err != nil {
+		return g, fmt.Errorf("renewing the session: %w", err)
+	}
+	return grant{user: r.user, session: r.session, authTime: r.authTime, issued: at, refresh: next}, nil
+}
+
 // next uses a refresh token up and makes the one that follows.
-func (u *Users) next(ctx context.Context, tx *sql.Tx, r refreshRow, used string, l lives, now time.Time) (g grant, err error) {
+func (u *Users) next(ctx context.Context, tx *sql.Tx, r refreshRow, old string, l lives, now time.Time) (g grant, err error) {
 	at, err := issue(ctx, tx, r.user, now)
 	if err != nil {
 		return g, err
 	}
 	token, hash := newRefresh()
+	used, sealed := refreshHash(old), ""
+	if l.grace > 0 {
+		if sealed, err = seal(old, token); err != nil {
+			return g, err
+		}
+	}
 	g = grant{user: r.user, session: r.session, authTime: r.authTime, issued: at, refresh: token}
 	if r.usedAt == 0 {
-		if _, err = tx.ExecContext(ctx, `UPDATE identity_refresh SET used_at = $1 WHERE hash = $2`, now.UnixMilli(), used); err != nil {
+		if _, err = tx.ExecContext(ctx, `UPDATE identity_refresh SET used_at = $1, successor = $2 WHERE hash = $3`, now.UnixMilli(), sealed, used); err != nil {
 			return g, fmt.Errorf("using a refresh token: %w", err)
 		}
 		// Its client has it for sure, and needs neither the one it was made from nor the others made from that.
-		_, err = tx.ExecContext(ctx, `UPDATE identity_refresh SET used_at = $1 WHERE session_id = $2 AND hash <> $3 AND (used_at = 0 OR used_at >= $4)`,
+		_, err = tx.ExecContext(ctx, `UPDATE identity_refresh SET used_at = $1, successor = '' WHERE session_id = $2 AND hash <> $3 AND (used_at = 0 OR used_at >= $4)`,
 			usedUp, r.session, used, now.Add(-l.grace).UnixMilli())
 		if err != nil {
 			return g, fmt.Errorf("using up the refresh tokens beside it: %w", err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,9 +65,12 @@ func TestRefreshGrace(t *testing.T) {
 		f := startOn(t, identity.Config{RefreshGrace: unit.Duration(10 * time.Second)}, identity.Deps{Now: c.Now}, open(t, url, t.TempDir()))
 		f.mustAdd(t, "ada@example.com", "correct horse", "", "")
 		one := f.mustLogin(t, "ada@example.com", "correct horse")
-		f.refresh(t, one.Refresh, 200) // whose answer is lost
+		lost := f.refresh(t, one.Refresh, 200) // whose answer is lost
 		c.forward(10 * time.Second)
 		two := f.refresh(t, one.Refresh, 200)
+		if two.Refresh != lost.Refresh || two.Token == lost.Token {
+			t.Error("want the same refresh token again, and another access token")
+		}
 		f.refresh(t, two.Refresh, 200)
 		c.forward(time.Millisecond)
 		f.refresh(t, one.Refresh, 401)
@@ -84,9 +88,9 @@ func TestRefreshGraceForksNoSession(t *testing.T) {
 		c := newClock()
 		f := startOn(t, identity.Config{RefreshGrace: unit.Duration(time.Minute)}, identity.Deps{Now: c.Now}, open(t, url, t.TempDir()))
 		f.mustAdd(t, "ada@example.com", "correct horse", "", "")
-		for name, late := range map[string]func(first, a, b tokens) string{
-			"the-other-made-from-the-same": func(_, _, b tokens) string { return b.Refresh },
-			"the-same-again":               func(first, _, _ tokens) string { return first.Refresh },
+		for name, late := range map[string]func(first, a tokens) string{
+			"the-one-before": func(_, a tokens) string { return a.Refresh },
+			"the-first":      func(first, _ tokens) string { return first.Refresh },
 		} {
 			t.Run(name, func(t *testing.T) {
 				other := f.mustLogin(t, "ada@example.com", "correct horse")
@@ -96,7 +100,7 @@ func TestRefreshGraceForksNoSession(t *testing.T) {
 				f.refresh(t, a.Refresh, 200) // its answer was lost
 				next := f.refresh(t, a.Refresh, 200)
 				next = f.refresh(t, next.Refresh, 200)
-				f.refresh(t, late(first, a, b), 401)
+				f.refresh(t, late(first, a), 401)
 				f.refresh(t, next.Refresh, 401)
 				for _, gone := range []tokens{a, b, next} {
 					if f.accepts(gone.Token) {
@@ -105,6 +109,48 @@ func TestRefreshGraceForksNoSession(t *testing.T) {
 				}
 				f.refresh(t, other.Refresh, 200)
 			})
+		}
+	})
+}
+
+// TestTwoTabs refresh with the same token, at two instances, and go on with what they got.
+func TestTwoTabs(t *testing.T) {
+	t.Parallel()
+	pgtest.Each(t, func(t *testing.T, url string) {
+		c, dir := newClock(), t.TempDir()
+		raw, _ := identity.GenerateKey()
+		config := identity.Config{RefreshGrace: unit.Duration(30 * time.Second)}
+		tabs := []fixture{
+			startOn(t, config, identity.Deps{Now: c.Now, Keys: keySet(raw)}, open(t, url, dir)),
+			startOn(t, config, identity.Deps{Now: c.Now, Keys: keySet(raw)}, open(t, url, dir)),
+		}
+		tabs[0].mustAdd(t, "ada@example.com", "correct horse", "", "")
+		one := tabs[0].mustLogin(t, "ada@example.com", "correct horse")
+		first, stolen := one, one
+		for round := range 5 {
+			got := make([]tokens, 5)
+			var all sync.WaitGroup
+			for i := range got {
+				all.Go(func() { got[i] = tabs[i%2].refresh(t, one.Refresh, 200) })
+			}
+			all.Wait()
+			for i := range got {
+				// Later rounds lie in the future, where no token is accepted.
+				if got[i].Refresh != got[0].Refresh || round == 0 && !tabs[0].accepts(got[i].Token) {
+					t.Fatalf("round %d: the tabs got different refresh tokens, or an access token that is not accepted", round)
+				}
+			}
+			stolen, one = one, got[0]
+			c.forward(10 * time.Second) // the other tab is late
+			if again := tabs[1].refresh(t, stolen.Refresh, 200); again.Refresh != one.Refresh {
+				t.Fatalf("round %d: the late tab got another refresh token", round)
+			}
+			c.forward(time.Hour)
+		}
+		tabs[0].refresh(t, stolen.Refresh, 401) // after the grace
+		tabs[0].refresh(t, one.Refresh, 401)
+		if tabs[0].accepts(first.Token) {
+			t.Error("the session goes on after a stolen token was used")
 		}
 	})
 }

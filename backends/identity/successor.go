@@ -1,0 +1,50 @@
+package identity
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+)
+
+// Two tabs of a browser, or two requests at once, refresh with the same token. Both must get the same next one:
+// two that differ would be two sessions of one login, of which the first that goes on ends the other. So
+// the next token is kept for the grace, encrypted by the one before it, which the database does not have.
+
+// sealing is the cipher of what follows a refresh token, of 256 random bits.
+func sealing(token string) (cipher.AEAD, error) {
+	key := sha256.Sum256([]byte("successor " + token))
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		return nil, fmt.Errorf("encrypting a refresh token: %w", err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil, fmt.Errorf("encrypting a refresh token: %w", err)
+	}
+	return aead, nil
+}
+
+// seal encrypts next by token. Each token seals one other, so that the nonce may always be the same.
+func seal(token, next string) (string, error) {
+	aead, err := sealing(token)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(aead.Seal(nil, make([]byte, aead.NonceSize()), []byte(next), nil)), nil
+}
+
+// unseal is seal's reverse. It is not ok for what another token has sealed.
+func unseal(token, sealed string) (next string, ok bool) {
+	aead, err := sealing(token)
+	if err != nil {
+		return "", false
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(sealed)
+	if err != nil {
+		return "", false
+	}
+	b, err := aead.Open(nil, make([]byte, aead.NonceSize()), raw, nil)
+	return string(b), err == nil
+}
