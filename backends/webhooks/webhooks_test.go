@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/backends/internal/tally"
@@ -191,6 +192,71 @@ func testOwnerBytes(t *testing.T, url string) {
 		t.Errorf("after the sweep there are %d bytes", n)
 	}
 	a.as("ann", "POST", "/events", event("more"), 202)
+}
+
+// TestBeforeOwners: what an instance from before there were owners stored, and stores beside us, is nobody's.
+func TestBeforeOwners(t *testing.T) { pgtest.Each(t, testBeforeOwners) }
+
+func testBeforeOwners(t *testing.T, url string) {
+	db, err := sqldb.Open(t.Context(), t.TempDir())
+	if url != "" {
+		db, err = sqldb.OpenPostgres(t.Context(), url)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	first := fstest.MapFS{}
+	for _, name := range []string{"00001_tables.sql", "postgres/00001_tables.sql"} {
+		b, err := migrations.ReadFile("migrations/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first[name] = &fstest.MapFile{Data: b}
+	}
+	if err = db.Migrate(t.Context(), "webhooks", first); err != nil {
+		t.Fatal(err)
+	}
+	stored := func(id string) { // as that instance does
+		for _, statement := range []string{
+			`INSERT INTO webhooks_endpoints (id, url, types, description, secret, state, created_at, updated_at) VALUES ($1, 'https://hooks.example.com/in', '[]', '', '', 'disabled', 1, 1)`,
+			`INSERT INTO webhooks_events (id, type, body, created_at) VALUES ($1, 'a', '{"data":1}', 1)`,
+			`INSERT INTO webhooks_deliveries (id, event_id, endpoint_id, state, created_at) VALUES ($1, $1, $1, 'delivered', 1)`,
+		} {
+			if _, err := db.Write.ExecContext(t.Context(), statement, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	stored("before")
+	if err = migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	stored("beside")
+	s, err := New(Config{}, Deps{DB: db, Jobs: newQueue(t, db), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	a := asked{t, s}
+	for _, id := range []string{"before", "beside"} {
+		for _, path := range []string{"/endpoints/", "/deliveries/"} {
+			a.as("ann", "GET", path+id, "", 404)
+			if got := a.as("", "GET", path+id, "", 200); got["owner"] != nil {
+				t.Errorf("got %v, want it nobody's", got)
+			}
+		}
+		event := `{"id":"` + id + `","type":"a","payload":1}`
+		if got := a.as("", "POST", "/events", event, 202); got["duplicate"] != true {
+			t.Errorf("%s: got %v, want a duplicate", id, got)
+		}
+		if got := a.as("ann", "POST", "/events", event, 202); got["duplicate"] != nil {
+			t.Errorf("%s: got %v, want an event of her own", id, got)
+		}
+	}
+	if got := a.ids("ann", "/deliveries"); len(got) != 0 {
+		t.Errorf("she sees %v", got)
+	}
 }
 
 // TestUsersPlaces: what allow_private opens is open to nobody's endpoints, and to users' with user_private,
