@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // ending makes a WebSocket end at a time: the connection is closed, as the other side takes part in no protocol
@@ -18,17 +16,20 @@ func ending(w http.ResponseWriter, r *http.Request, at time.Time) http.ResponseW
 		_, _ = stream.SetReadDeadline(at), stream.SetWriteDeadline(at)
 		return w
 	}
-	return &endingWriter{&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, at}
+	return &endingWriter{w, at}
 }
 
 type endingWriter struct {
-	*caddyhttp.ResponseWriterWrapper
+	http.ResponseWriter
 	at time.Time
 }
 
+// Unwrap is for http.ResponseController.
+func (w *endingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 // Hijack implements http.Hijacker.
 func (w *endingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	c, rw, err := http.NewResponseController(w.ResponseWriterWrapper.ResponseWriter).Hijack()
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
