@@ -244,7 +244,7 @@ func (e *example) failedDelivery(t *testing.T, token, typ string) string {
 			}
 		}
 		if err := json.Unmarshal([]byte(answer), &l); err != nil || len(l.Items) == 0 || l.Items[0].Type != typ {
-			return fmt.Errorf("no delivery was tried: %s, %v", answer, err)
+			return fmt.Errorf("no delivery was tried: %s, %v", answer, err) //nolint:errorlint // it may be nil
 		}
 		id = l.Items[0].ID
 		return nil

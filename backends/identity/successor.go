@@ -3,6 +3,7 @@ package identity
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -26,13 +27,15 @@ func sealing(token string) (cipher.AEAD, error) {
 	return aead, nil
 }
 
-// seal encrypts next by token. Each token seals one other, so that the nonce may always be the same.
+// seal encrypts next by token.
 func seal(token, next string) (string, error) {
 	aead, err := sealing(token)
 	if err != nil {
 		return "", err
 	}
-	return base64.RawURLEncoding.EncodeToString(aead.Seal(nil, make([]byte, aead.NonceSize()), []byte(next), nil)), nil
+	nonce := make([]byte, aead.NonceSize())
+	_, _ = rand.Read(nonce)
+	return base64.RawURLEncoding.EncodeToString(aead.Seal(nonce, nonce, []byte(next), nil)), nil
 }
 
 // unseal is seal's reverse. It is not ok for what another token has sealed.
@@ -42,9 +45,9 @@ func unseal(token, sealed string) (next string, ok bool) {
 		return "", false
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(sealed)
-	if err != nil {
+	if err != nil || len(raw) < aead.NonceSize() {
 		return "", false
 	}
-	b, err := aead.Open(nil, make([]byte, aead.NonceSize()), raw, nil)
+	b, err := aead.Open(nil, raw[:aead.NonceSize()], raw[aead.NonceSize():], nil)
 	return string(b), err == nil
 }

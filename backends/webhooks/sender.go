@@ -36,7 +36,7 @@ func newSender(g *guard, timeout time.Duration) *sender {
 }
 
 func newClient(g *guard, t *tls.Config) *exchange.Client {
-	judge := func(u *url.URL) (int, error) { return g.classOf(u), nil }
+	judge := func(u *url.URL) (int, error) { return g.classOf(u), nil } //nolint:unparam // as transports ask
 	return exchange.New(exchange.Options{
 		DialTimeout: dialTimeout, TLS: t, MaxHeader: maxAnswerHeader, IdlePerHost: 4,
 		Guard: func(base *http.Transport, dialTimeout time.Duration) exchange.Transport {

@@ -55,7 +55,7 @@ func Answer(w http.ResponseWriter, r *http.Request, write func()) {
 	if err == nil && !waits(r) {
 		n, err = io.CopyN(io.Discard, r.Body, room)
 	}
-	if err == io.EOF {
+	if err == io.EOF { //nolint:errorlint // what net/http's bodies end with
 		_ = conn.SetReadDeadline(time.Time{})
 		return
 	}
@@ -101,7 +101,7 @@ func Before(w http.ResponseWriter, r *http.Request) {
 	for room := bound(r); room > 0 && time.Now().Before(end); {
 		n, err := r.Body.Read(buf)
 		room -= int64(n)
-		if err == io.EOF { //nolint:errorlint // what net/http's bodies end with
+		if err == io.EOF {
 			break
 		}
 		if err != nil {

@@ -107,7 +107,7 @@ func (f *finder) search(routes caddyhttp.RouteList, after []stop, depth int) boo
 			}
 			if here {
 				found = true
-				matchers, err := json.Marshal(route.MatcherSets) //nolint:errchkjson // matchers are modules of any kind
+				matchers, err := json.Marshal(route.MatcherSets)
 				if err != nil {
 					matchers = []byte(rand.Text()) // what cannot be compared is like nothing else
 				}

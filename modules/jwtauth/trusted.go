@@ -227,7 +227,7 @@ func (a *Accepted) bundled() bool { return a.Identity || !a.own() && len(a.Issue
 func (a *Accepted) all() []Trusted {
 	var all []Trusted
 	if a.own() {
-		all = append(all, a.Trusted.expanded()...)
+		all = append(all, a.expanded()...)
 	}
 	for _, t := range a.Issuers {
 		all = append(all, t.over(a.Trusted).expanded()...)
