@@ -1,7 +1,9 @@
 package jobs
 
 import (
+	"crypto/rand"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -187,11 +189,18 @@ func TestWaitingCapHoldsInABurst(t *testing.T) {
 	}
 }
 
+// incompressible is a text of n bytes.
+func incompressible(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return base64.RawStdEncoding.EncodeToString(b)[:n]
+}
+
 // One owner's jobs have their bytes, whoever makes them, and another owner's are not refused.
 func TestOwnerBytes(t *testing.T) {
 	s := still(t, Config{OwnerBytes: 1 << 20, Queues: map[string]Queue{"q": {Pull: true}}})
 	ann := []string{service.RankHeader, "", service.SubjectHeader, "ann"}
-	big := `{"queue":"q","payload":"` + strings.Repeat("x", 100<<10) + `"}`
+	big := `{"queue":"q","payload":"` + incompressible(100<<10) + `"}` // PostgreSQL counts what it stores
 	var id string
 	made := 0
 	for range 20 {
@@ -225,7 +234,7 @@ func TestOwnerBytes(t *testing.T) {
 			t.Errorf("%s: got %d %s, want %d", name, w.Code, w.Body, c.want)
 		}
 	}
-	if w := send(s, http.MethodPut, "/jobs/"+id, `{"payload":"`+strings.Repeat("x", 200<<10)+`"}`, ann...); w.Code != http.StatusTooManyRequests {
+	if w := send(s, http.MethodPut, "/jobs/"+id, `{"payload":"`+incompressible(200<<10)+`"}`, ann...); w.Code != http.StatusTooManyRequests {
 		t.Errorf("another payload: got %d %s", w.Code, w.Body)
 	}
 }
