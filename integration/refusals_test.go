@@ -221,13 +221,15 @@ func TestRefusedConnectionsGoOn(t *testing.T) {
 	}
 }
 
-// TestHalfSentBodiesHaveOneBudget: beyond it webhooks are refused for the moment, and no longer.
+// TestHalfSentBodiesHaveOneBudget: beyond it webhooks are refused for the moment, and no longer. One client
+// has a share of it.
 func TestHalfSentBodiesHaveOneBudget(t *testing.T) {
 	p, port, _, _ := refusing(t)
 	before := residentBytes(t, p)
 	var conns []net.Conn
-	hook := func(sent int) net.Conn {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+	hook := func(client, sent int) net.Conn {
+		from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(client))}}
+		conn, err := from.DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,21 +237,29 @@ func TestHalfSentBodiesHaveOneBudget(t *testing.T) {
 		_, _ = fmt.Fprintf(conn, "POST /hook HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nX-Hub-Signature-256: sha256=%064d\r\nContent-Length: 1000000\r\n\r\n%s", port, 0, strings.Repeat("x", sent))
 		return conn
 	}
-	for range 50 {
-		hook(900_000)
+	refused := func(client, status int) {
+		t.Helper()
+		eventually(t, 30*time.Second, func() error {
+			conn := hook(client, 900_000)
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				return err
+			}
+			if resp.StatusCode != status || resp.Header.Get("Retry-After") == "" {
+				return fmt.Errorf("got %d %v, want %d with Retry-After", resp.StatusCode, resp.Header, status)
+			}
+			return nil
+		})
 	}
-	eventually(t, 30*time.Second, func() error {
-		conn := hook(900_000)
-		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-			return fmt.Errorf("got %d %v, want 503 with Retry-After", resp.StatusCode, resp.Header)
-		}
-		return nil
-	})
+	for range 5 {
+		hook(100, 900_000)
+	}
+	refused(100, http.StatusTooManyRequests)
+	for i := range 50 {
+		hook(10+i, 900_000)
+	}
+	refused(101, http.StatusServiceUnavailable)
 	if grown := residentBytes(t, p) - before; grown > 100<<20 {
 		t.Errorf("the process has grown by %d MiB, for a budget of 8", grown>>20)
 	}
@@ -257,7 +267,7 @@ func TestHalfSentBodiesHaveOneBudget(t *testing.T) {
 		_ = conn.Close()
 	}
 	eventually(t, 30*time.Second, func() error {
-		conn := hook(1_000_000)
+		conn := hook(102, 1_000_000)
 		defer func() { _ = conn.Close() }()
 		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
