@@ -260,7 +260,11 @@ func TestHalfSentBodiesHaveOneBudget(t *testing.T) {
 		hook(10+i, 900_000)
 	}
 	refused(101, http.StatusServiceUnavailable)
-	if grown := residentBytes(t, p) - before; grown > 100<<20 {
+	most := int64(100 << 20)
+	if raceEnabled { // which keeps shadows of all that was ever read
+		most *= 3
+	}
+	if grown := residentBytes(t, p) - before; grown > most {
 		t.Errorf("the process has grown by %d MiB, for a budget of 8", grown>>20)
 	}
 	for _, conn := range conns {
