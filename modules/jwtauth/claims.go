@@ -46,6 +46,12 @@ func (c *claims) raw(name string) []byte {
 // str is a claim that is a string.
 func (c *claims) str(name string) (s string, ok bool) { return unquote(c.raw(name)) }
 
+// id is a claim that names something, "" where there is none. Some issuers write numbers.
+func (c *claims) id(name string) string {
+	s, _ := text(decode(c.raw(name)))
+	return s
+}
+
 // value is the claim of that name or, if there is none, what a path with dots leads to: in
 // realm_access.roles the roles of the object realm_access. A name may have dots itself, as in
 // resource_access.com.acme.api.roles: the longest name that leads somewhere counts. A part in double quotes

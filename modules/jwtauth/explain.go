@@ -222,8 +222,7 @@ func (e *explainer) revocation(ctx context.Context, c *claims, issuer, sub strin
 	if issuer == "" {
 		issuer, _ = c.str("iss")
 	}
-	jti, _ := c.str("jti")
-	sid, _ := c.str("sid")
+	jti, sid := c.id("jti"), c.id("sid")
 	iat, _, _ := c.date("iat")
 	if r.Revoked(issuer, jti, sid, sub, iat) {
 		e.add("revocation", errRevoked(), "jti %s, sid %s", have(jti != ""), have(sid != ""))

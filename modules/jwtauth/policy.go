@@ -169,11 +169,12 @@ func (r Rule) validate() error {
 			return err
 		}
 	}
+	path := checkPath(r.Claim)
 	switch {
 	case set != 1:
 		return errors.New("a require rule needs exactly one of any, scope, role, claim, acr and max_age")
-	case checkPath(r.Claim) != nil:
-		return fmt.Errorf("require claim: %w", checkPath(r.Claim))
+	case path != nil:
+		return fmt.Errorf("require claim: %w", path)
 	case r.Claim != "" && len(r.Values) == 0:
 		return fmt.Errorf("require claim %s needs at least one value", r.Claim)
 	case r.Claim == "" && len(r.Values) > 0:

@@ -205,10 +205,7 @@ func (v view) newer(ctx context.Context, now time.Time, old *keySet, why doubt) 
 	if err := v.await(ctx); err != nil {
 		return old, unavailable(0, err)
 	}
-	v.mu.Lock()
-	err := v.err
-	v.mu.Unlock()
-	if err != nil {
+	if err := v.failure(); err != nil {
 		return old, unavailable(refetchEvery, err)
 	}
 	return cmp.Or(v.state.Load().usable(now, v.stale), old), nil
@@ -221,6 +218,13 @@ func (v view) fetched() time.Time {
 		return s.fetched
 	}
 	return time.Time{}
+}
+
+// failure is why the last fetch failed, nil if it did not.
+func (r *remote) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
 }
 
 // await fetches and waits for the end.
@@ -256,13 +260,7 @@ func (r *remote) fetch() <-chan struct{} {
 // refreshed fetches, for somebody who asks for it, and says what came of it.
 func (r *remote) refreshed(ctx context.Context) Refreshed {
 	out := Refreshed{Source: r.String()}
-	err := r.await(ctx)
-	if err == nil {
-		r.mu.Lock()
-		err = r.err
-		r.mu.Unlock()
-	}
-	if err != nil {
+	if err := cmp.Or(r.await(ctx), r.failure()); err != nil {
 		out.Error = err.Error()
 	}
 	if s := r.state.Load(); s != nil {

@@ -246,8 +246,7 @@ func (v *verifier) identify(c *claims, p *provider, set *keySet, k *key, now tim
 	if id.iss == "" {
 		id.iss, _ = c.str("iss")
 	}
-	id.jti, _ = text(decode(c.raw("jti"))) // some issuers write numbers
-	id.sid, _ = text(decode(c.raw("sid")))
+	id.jti, id.sid = c.id("jti"), c.id("sid")
 	id.outcome, id.recent = v.policy.judge(c, now)
 	return id, nil
 }

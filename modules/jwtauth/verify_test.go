@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
 	"net/url"
@@ -179,6 +181,37 @@ func TestHeaderValue(t *testing.T) {
 	_ = null.UnmarshalJSON([]byte(`{"c":null}`))
 	if fields, err := (claimHeaders{{"c", "X-C"}, {"d", "X-D"}}).fields(&null, "", false); err != nil || len(fields) != 0 {
 		t.Errorf("null and absent: got %v (%v), want no header", fields, err)
+	}
+}
+
+// TestNamesAreTextsOrNumbers: what a revocation names is read in one way, by who verifies and by who explains.
+func TestNamesAreTextsOrNumbers(t *testing.T) {
+	for raw, want := range map[string]string{`"a"`: "a", `4711`: "4711", `null`: "", `[1]`: "", `{}`: ""} {
+		var c claims
+		if err := c.UnmarshalJSON([]byte(`{"jti":` + raw + `}`)); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.id("jti"); got != want {
+			t.Errorf("%s: got %q, want %q", raw, got, want)
+		}
+	}
+}
+
+// BenchmarkFindByAlgorithms is a look-up of a key that names no algorithm, which must not judge the key anew.
+func BenchmarkFindByAlgorithms(b *testing.B) {
+	raw, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		b.Fatal(err)
+	}
+	k, err := newKey("a", "", &raw.PublicKey)
+	if err != nil {
+		b.Fatal(err)
+	}
+	set := (&keySet{keys: []key{k}}).counted("bench")
+	for b.Loop() {
+		if fit, _ := set.find("a", "PS256", []string{"PS256", "RS512"}); len(fit) != 1 {
+			b.Fatal(fit)
+		}
 	}
 }
 
