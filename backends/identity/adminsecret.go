@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/network"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/secret"
 	"github.com/gatehouse-proxy/gatehouse/internal/service"
@@ -37,7 +38,7 @@ func (s *Service) mayManage(r *http.Request) (bool, error) {
 		return false, nil
 	}
 	now := s.now()
-	key := attemptKey("admin", network(clientAddr(r)))
+	key := attemptKey("admin", network.Of(clientAddr(r)))
 	failed, err := s.attempts.failed(r.Context(), [2]string{key}, now)
 	if err != nil {
 		return false, err

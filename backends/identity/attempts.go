@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/internal/network"
 	"github.com/gatehouse-proxy/gatehouse/internal/problem"
 	"github.com/gatehouse-proxy/gatehouse/internal/sqldb"
 	"github.com/gatehouse-proxy/gatehouse/internal/unit"
@@ -126,7 +127,7 @@ func newUnderway() *underway {
 // table and tries names against it: against that only a key would help that all instances have and the database has
 // not, and there need be none.
 func attemptKeys(email string, addr netip.Addr) [2]string {
-	return [2]string{byAccount: accountKey(email), byAddress: attemptKey("address", network(addr))}
+	return [2]string{byAccount: accountKey(email), byAddress: attemptKey("address", network.Of(addr))}
 }
 
 func accountKey(email string) string { return attemptKey("account", emailKey(email)) }
@@ -322,17 +323,4 @@ func (a *attempts) sweep(ctx context.Context, now time.Time, keep int) error {
 		return fmt.Errorf("counting the failed logins: %w", err)
 	}
 	return a.db.DeleteExpired(ctx, "identity_attempts", "hash", time.UnixMilli(max(until, now.UnixMilli())))
-}
-
-// network is what clients are counted by: an IPv4 address, or the /64 of an IPv6 address, all of which
-// one customer has.
-func network(addr netip.Addr) string {
-	const customer = 64
-	addr = addr.Unmap().WithZone("")
-	if addr.Is6() {
-		if p, err := addr.Prefix(customer); err == nil {
-			return p.String()
-		}
-	}
-	return addr.String()
 }

@@ -149,7 +149,8 @@ func New(c Config, d Deps) (*Service, error) {
 	}
 	s := &Service{store: d.Store, maxTTL: c.MaxTTL.Or(longestTTL), log: d.Log, now: d.Now, router: httpapi.NewRouter(d.Log), authority: service.Authority{Ranks: c.Ranks}, waiters: newWaiters(), stopping: make(chan struct{})}
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
-	s.router.Handle(http.MethodGet, "/locks", s.list)
+	services := httpapi.Guard{Router: s.router, Authority: s.authority, Backend: "locks", Check: service.Caller.CheckAny}
+	services.Handle(http.MethodGet, "/locks", s.list)
 	s.router.Handle(http.MethodGet, "/locks/{name}", s.get)
 	s.router.Handle(http.MethodPost, "/locks/{name}", s.acquire)
 	s.router.Handle(http.MethodPut, "/locks/{name}", s.renew)

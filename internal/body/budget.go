@@ -4,9 +4,10 @@ import (
 	"math"
 	"net/netip"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/gatehouse-proxy/gatehouse/internal/network"
 )
 
 const (
@@ -91,20 +92,12 @@ func (b *Budget) release(client string, n int64) {
 	}
 }
 
-// group is what counts as one client: the /64 of an IPv6 address, which one machine has all of.
+// group is what counts as one client.
 func group(client string) string {
-	if strings.IndexByte(client, ':') < 0 {
-		return client
+	if addr, err := netip.ParseAddr(client); err == nil {
+		return network.Of(addr)
 	}
-	ip, err := netip.ParseAddr(client)
-	if err != nil || ip.Is4In6() {
-		return client
-	}
-	p, err := ip.WithZone("").Prefix(64)
-	if err != nil {
-		return client
-	}
-	return p.String()
+	return client
 }
 
 func (b *Budget) hurried() bool { return b.used.Load() > b.limit()/2 }
